@@ -1,0 +1,200 @@
+"""From parquet rows to embeddings: decode, encode and cache, in order, with a bounded number of clips in flight.
+
+Threads suffice for the decoding: libsndfile, soxr and SHA-256 run without the interpreter lock. On the CPU the
+same threads run the encoder, one clip each; on CUDA the main thread collects windows into large batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from CLAP.cache import EmbeddingCache
+from CLAP.encoder import PROMPT, Encoder, merge_windows
+from common import UserError, log
+from data import Clip, RowError, decode
+
+NAMED_PER_REASON = 5  # skipped rows that the log and the JSON name
+IN_FLIGHT = 3  # clips per thread that are read ahead of the encoder
+
+
+@dataclass
+class Skipped:
+    """Rows that were not used, by reason, the first few of each by name."""
+
+    counts: Counter = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, clip: Clip, error: RowError) -> None:
+        self.counts[error.reason] += 1
+        named = self.examples.setdefault(error.reason, [])
+        if len(named) < NAMED_PER_REASON:
+            named.append(clip.video_id)
+
+    def report(self) -> dict:
+        """{reason: {count, first}} for the JSON."""
+        return {r: {"count": n, "first": self.examples[r]} for r, n in sorted(self.counts.items())}
+
+    def tell(self) -> None:
+        """One log line for each reason."""
+        for reason, entry in self.report().items():
+            log.info("skipped %d rows: %s (%s)", entry["count"], reason, ", ".join(entry["first"]))
+
+
+def embed_clips(
+    rows: Iterable[Clip],
+    encoder: Encoder,
+    cache: EmbeddingCache,
+    limit: int,
+    usable: Callable[[Clip], str | None],
+    workers: int | None = None,
+    batch_size: int = 32,
+) -> tuple[list[Clip], torch.Tensor, Skipped]:
+    """The first `limit` usable rows in order -> (clips without their audio, (N, D) float32 embeddings, skipped).
+
+    usable: gives the reason why a row cannot be used whatever its audio, or None. Decoding failures are skipped
+    too. Whatever is not in the cache is encoded and added to it.
+    """
+    workers = workers or os.cpu_count() or 1
+    on_cpu = encoder.device.type == "cpu"
+    batcher = None if on_cpu else CudaBatcher(encoder, cache, batch_size)
+    clips, keys, skipped = [], [], Skipped()
+
+    def prepare(clip: Clip) -> tuple[bytes, np.ndarray | None] | RowError:
+        """In a worker thread: the clip's key and what is left to do (None if the cache knows it)."""
+        try:
+            if reason := usable(clip):
+                raise RowError(reason)
+            if clip.audio is None:
+                raise RowError("no audio")
+            key = clip.content_key()
+            if cache.get(key) is not None:
+                return key, None
+            waveform = decode(clip)
+            return key, encoder.encode_waveform(waveform) if on_cpu else encoder.windows(waveform)
+        except RowError as error:
+            return error
+        finally:
+            clip.audio = None
+
+    threads_before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    progress = tqdm(total=limit, desc="embedding", unit="clip", mininterval=0.5)
+    try:
+        for clip, result in _in_order(pool, prepare, rows, workers * IN_FLIGHT):
+            if isinstance(result, RowError):
+                skipped.add(clip, result)
+                continue
+            key, work = result
+            if work is not None and on_cpu:
+                cache.add(key, work)
+            elif work is not None:
+                batcher.add(key, work)
+            clips.append(clip)
+            keys.append(key)
+            progress.update()
+            if len(clips) == limit:
+                break
+        if batcher:
+            batcher.finish()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads_before)
+        progress.close()
+        cache.flush()
+    skipped.tell()
+    audio = np.stack([cache.get(key) for key in keys]) if keys else np.empty((0, encoder.embed_dim), np.float32)
+    return clips, torch.from_numpy(audio), skipped
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterable, depth: int) -> Iterator[tuple]:
+    """(item, work(item)) in the order of `items`, with at most `depth` of them in memory."""
+    pending: deque = deque()
+    for item in items:
+        pending.append((item, pool.submit(work, item)))
+        if len(pending) >= depth:
+            item, future = pending.popleft()
+            yield item, future.result()
+    for item, future in pending:
+        yield item, future.result()
+
+
+class CudaBatcher:
+    """Windows of many clips -> encoder batches of one size on a CUDA device, without waiting for any of them.
+
+    Vectors stay on the device until PENDING batches are under way; only then the host waits and the cache is filled.
+    """
+
+    PENDING = 16
+
+    def __init__(self, encoder: Encoder, cache: EmbeddingCache, batch_size: int):
+        self.encoder, self.cache, self.batch_size = encoder, cache, batch_size
+        self.waiting: list[np.ndarray] = []
+        self.owners: deque[bytes] = deque()
+        self.missing: dict[bytes, int] = {}
+        self.parts: dict[bytes, list[torch.Tensor]] = {}
+        self.under_way: list[torch.Tensor] = []
+
+    def add(self, key: bytes, windows: np.ndarray) -> None:
+        """Queue a clip's (n, window) windows; full batches start at once."""
+        if key in self.missing or self.cache.get(key) is not None:
+            return
+        self.missing[key], self.parts[key] = len(windows), []
+        self.waiting += list(windows)
+        self.owners += [key] * len(windows)
+        while len(self.waiting) >= self.batch_size:
+            self._start()
+        if len(self.under_way) >= self.PENDING:
+            self._collect()
+
+    def finish(self) -> None:
+        """Encode and collect what is left."""
+        if self.waiting:
+            self._start()
+        self._collect()
+
+    def _start(self) -> None:
+        batch = torch.from_numpy(np.stack(self.waiting[: self.batch_size])).pin_memory()
+        del self.waiting[: self.batch_size]
+        self.under_way.append(self.encoder.encode_windows(batch.to(self.encoder.device, non_blocking=True)))
+
+    def _collect(self) -> None:
+        if not self.under_way:
+            return
+        for vector in torch.cat(self.under_way).cpu():
+            key = self.owners.popleft()
+            self.parts[key].append(vector)
+            self.missing[key] -= 1
+            if not self.missing[key]:
+                self.cache.add(key, merge_windows(torch.stack(self.parts.pop(key))))
+                del self.missing[key]
+        self.under_way = []
+
+
+def embed_classes(names: list[str], encoder: Encoder, cache: EmbeddingCache) -> torch.Tensor:
+    """Class names -> (M, D) float32 embeddings of the prompt with each name."""
+    texts = [PROMPT.format(label=name) for name in names]
+    keys = [text_key(text) for text in texts]
+    missing = [i for i, key in enumerate(keys) if cache.get(key) is None]
+    if missing:
+        log.info("encoding %d class texts", len(missing))
+        for i, vector in zip(missing, encoder.encode_texts([texts[i] for i in missing]), strict=True):
+            cache.add(keys[i], vector)
+        cache.flush()
+    text = torch.from_numpy(np.stack([cache.get(key) for key in keys]))
+    if bool((text == text[0]).all()):
+        raise UserError(f"--checkpoint {encoder.name} gives every class text the same embedding: its tokenizer is broken")
+    return text
+
+
+def text_key(text: str) -> bytes:
+    """SHA-256 of a text, apart from every clip's."""
+    return hashlib.sha256(f"text\n{text}".encode()).digest()

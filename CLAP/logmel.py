@@ -1,0 +1,66 @@
+"""Log-mel spectrograms of CLAP in torch, equal to transformers' ClapFeatureExtractor within 1e-3 dB.
+
+The extractor computes its Fourier transforms in float64, and so must this: resampled 8 kHz recordings
+have bands 100 dB below their peak, where a float32 transform is off by 0.05 dB.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+# Frames per transform on the CPU: 128 x 1024 float64 stay in the second-level cache (3 times faster than all at once).
+CPU_BLOCK = 128
+POWER_FLOOR = 1e-10
+
+
+class LogMel:
+    """Waveforms of one window length to log-mel spectrograms, as a checkpoint's preprocessor says.
+
+    config: the dictionary of preprocessor_config.json. `window` is the model's input in samples.
+    """
+
+    def __init__(self, config: dict, device: str | torch.device = "cpu"):
+        from transformers import ClapFeatureExtractor
+
+        extractor = ClapFeatureExtractor(**config)
+        self.sampling_rate = extractor.sampling_rate
+        self.window = extractor.nb_max_samples
+        self.padding = extractor.padding
+        self.fused = extractor.truncation == "fusion"
+        self.n_fft, self.hop = extractor.fft_window_size, extractor.hop_length
+        # The two published families of checkpoints differ in their mel filters (htk for fusion, slaney else).
+        mel = extractor.mel_filters if self.fused else extractor.mel_filters_slaney
+        self.bins = int(np.flatnonzero(mel.any(axis=1)).max()) + 1
+        # Real and imaginary parts lie side by side, so each filter row stands twice: |z|^2 @ mel is one product.
+        interleaved = np.repeat(mel[: self.bins], 2, axis=0)
+        self.mel = torch.tensor(interleaved, dtype=torch.float32, device=device)
+        self.hann = torch.hann_window(self.n_fft, dtype=torch.float64, device=device)
+
+    def pad(self, waveform: np.ndarray) -> np.ndarray:
+        """A waveform of 1 to `window` samples to exactly `window`, as the checkpoint's preprocessor pads."""
+        missing = self.window - len(waveform)
+        if missing <= 0:
+            return waveform[: self.window]
+        if self.padding == "repeat":
+            return np.resize(waveform, self.window)
+        if self.padding == "repeatpad":
+            waveform = np.tile(waveform, self.window // len(waveform))
+        return np.pad(waveform, (0, self.window - len(waveform)))
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """(B, window) float32 waveforms at `sampling_rate` -> (B, channels, frames, mels) in dB (ref 1).
+
+        Fused checkpoints take four channels; a window never exceeds the model's input, so all four are
+        the same spectrogram, exactly what their preprocessor makes of a clip that is not longer.
+        """
+        padded = torch.nn.functional.pad(windows.double(), (self.n_fft // 2,) * 2, mode="reflect")
+        frames = padded.unfold(-1, self.n_fft, self.hop)
+        block = CPU_BLOCK if windows.device.type == "cpu" else frames.shape[1]
+        mels = []
+        for part in frames.split(block, dim=1):
+            spectrum = torch.view_as_real(torch.fft.rfft(part * self.hann))[..., : self.bins, :]
+            mels.append(spectrum.float().flatten(-2).square() @ self.mel)
+        # The floor is the extractor's own, and keeps log10 of digital silence finite.
+        decibel = torch.cat(mels, dim=1).clamp(min=POWER_FLOOR).log10() * 10
+        return decibel[:, None].expand(-1, 4 if self.fused else 1, -1, -1)

@@ -1,0 +1,40 @@
+# make demo: everything from nothing to two compared results; make test: the checks. README has the plain commands.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo/out
+TEST_FLAGS := --parquet-dir demo/data/eval --num-samples 1000 --checkpoint CLAP/tiny --device cpu
+BEST = $$(ls $(DEMO)/checkpoints/best_projection_epoch_*.pth)
+
+.PHONY: demo test clean
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+demo/data: $(VENV)/installed demo/synthesise.py
+	$(BIN)/python demo/synthesise.py --output-dir demo/data --seed 0
+	touch $@
+
+demo: demo/data
+	rm -rf $(DEMO)
+	$(BIN)/python train_hyperbolic_clap.py --parquet-dir demo/data/train_balanced --checkpoint CLAP/tiny --device cpu \
+		--output-dir $(DEMO)/checkpoints
+	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --output-json $(DEMO)/results_original.json
+	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --use-hyperbolic --projection-checkpoint $(BEST) \
+		--output-json $(DEMO)/results_use_hyperbolic.json
+	$(BIN)/python test_hyperbolic_clap_modelscope.py $(TEST_FLAGS) --projection-checkpoint $(BEST) \
+		--output-json $(DEMO)/results_hyperbolic.json
+	$(BIN)/python compare_results.py $(DEMO)/results_original.json $(DEMO)/results_hyperbolic.json
+
+test: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) demo/data $(DEMO)

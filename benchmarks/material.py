@@ -1,0 +1,84 @@
+"""What the benchmarks run on: a random-weight CLAP checkpoint and synthetic clips in parquet, both made here."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LARGER_CLAP_GENERAL = {
+    "text_config": {},
+    "audio_config": {
+        "depths": [2, 2, 12, 2],
+        "hidden_size": 1024,
+        "num_attention_heads": [4, 8, 16, 32],
+        "patch_embeds_hidden_size": 128,
+    },
+}
+SMALL = {
+    "text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
+    "audio_config": {
+        "depths": [1, 1],
+        "hidden_size": 32,
+        "num_attention_heads": [1, 2],
+        "patch_embeds_hidden_size": 16,
+        "patch_size": 8,
+        "patch_stride": [8, 8],
+    },
+}
+
+
+def class_names() -> list[str]:
+    labels = Path(__file__).resolve().parent.parent / "CLAP/class_labels/audioset_class_labels_indices.json"
+    return list(json.loads(labels.read_text(encoding="utf-8")))
+
+
+def make_checkpoint(folder: Path, architecture: dict = LARGER_CLAP_GENERAL, fused: bool = False, seed: int = 0) -> Path:
+    """A CLAP checkpoint with random weights: the real files in the real layout, only knowing nothing."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, RobertaTokenizer
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(class_names(), vocab_size=1000, special_tokens=special, show_progress=False)
+    state = json.loads(bpe.to_str())["model"]
+    tokenizer = RobertaTokenizer(vocab=state["vocab"], merges=[tuple(pair) for pair in state["merges"]])
+    torch.manual_seed(seed)
+    fusion = {"enable_fusion": True, "fusion_type": "aff_2d"} if fused else {}
+    config = ClapConfig(
+        text_config=architecture["text_config"], audio_config=architecture["audio_config"] | fusion
+    )
+    model = ClapModel(config)
+    # Statistics of a log-mel in dB; with the initial 0 and 1 every clip would saturate the same way.
+    model.audio_model.audio_encoder.batch_norm.running_mean.fill_(-30.0)
+    model.audio_model.audio_encoder.batch_norm.running_var.fill_(400.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    truncation = "fusion" if fused else "rand_trunc"
+    ClapFeatureExtractor(frequency_min=50, truncation=truncation, padding="repeatpad").save_pretrained(folder)
+    return folder
+
+
+def make_clips(folder: Path, count: int, seconds: float = 10.0, rate: int = 44_100, channels: int = 2, seed: int = 0):
+    """`count` clips of filtered noise and tones as FLAC in one parquet file, two labels each."""
+    import soundfile
+
+    rng = np.random.default_rng(seed)
+    names = class_names()
+    time = np.arange(int(seconds * rate)) / rate
+    rows = []
+    for i in range(count):
+        tone = np.sin(2 * np.pi * rng.uniform(100, 4000) * time) * rng.uniform(0.05, 0.4)
+        sound = tone[:, None] + rng.normal(0, rng.uniform(0.01, 0.1), (len(time), channels))
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.clip(sound, -1, 1), rate, format="FLAC")
+        labels = [names[j] for j in rng.choice(len(names), 2, replace=False)]
+        rows.append({"video_id": f"clip{seed}_{i}", "audio": {"bytes": buffer.getvalue()}, "human_labels": labels})
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "00.parquet", row_group_size=64)
+    return folder

@@ -1,0 +1,91 @@
+"""Shared material of the tests: the embedded checkpoint, real sounds where they exist, small parquet folders."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "CLAP" / "tiny"
+SHARED = Path(os.environ.get("HYPERBOLIC_CLAP_SHARED", ROOT.parent / "shared")) / "data"
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def realsounds():
+    folder = SHARED / "realsounds"
+    if not folder.is_dir():
+        pytest.skip("the real recordings are not part of the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    folder = SHARED / "hostile"
+    if not folder.is_dir():
+        pytest.skip("the hostile files are not part of the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    from CLAP.encoder import Encoder
+
+    return Encoder(str(TINY), torch.device("cpu"))
+
+
+def flac(samples, rate=16_000, **options) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=options.pop("format", "FLAC"), **options)
+    return buffer.getvalue()
+
+
+def tone(frequency: float, seconds: float = 1.5, rate: int = 16_000) -> np.ndarray:
+    return 0.4 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
+
+
+def write_rows(folder: Path, rows: list[dict], name: str = "00.parquet", **options) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / name, **options)
+    return folder
+
+
+def tone_rows(count: int, labels=("Sine wave", "Chirp tone", "Music")) -> list[dict]:
+    return [
+        {
+            "video_id": f"tone{i}",
+            "audio": {"bytes": flac(tone(150 * (i + 1))), "path": None},
+            "labels": ["/m/01v_m0"],
+            "human_labels": [labels[i % len(labels)]],
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def tones(tmp_path):
+    """A folder of 24 tones in two parquet files."""
+    rows = tone_rows(24)
+    write_rows(tmp_path / "tones", rows[:12], "00.parquet")
+    return write_rows(tmp_path / "tones", rows[12:], "01.parquet")
+
+
+def script(name: str, *flags, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Run an entry script as a user would, with the tiny checkpoint on the CPU unless the flags say else."""
+    defaults = {"--checkpoint": TINY, "--device": "cpu"}
+    flags = [str(flag) for flag in flags]
+    extra = [str(x) for flag, value in defaults.items() if flag not in flags for x in (flag, value)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / name), *flags, *extra], capture_output=True, text=True, timeout=300, **options
+    )
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done

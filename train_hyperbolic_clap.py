@@ -1,0 +1,194 @@
+"""Train a hyperbolic projector on top of the frozen CLAP, on the clips of a parquet folder.
+
+    python train_hyperbolic_clap.py --parquet-dir ./Datasets/AudioSet/train_balanced --num-samples 10000 \\
+        --device cuda:0 --output-dir ./checkpoints_hyperbolic --epochs 10 --batch-size 16 --learning-rate 1e-4 \\
+        --c 1.0 --temperature 1.0 --train-ratio 0.8
+
+    python train_hyperbolic_clap.py --parquet-dir demo/data/train_balanced --checkpoint CLAP/tiny --device cpu
+
+Writes to --output-dir: projection_epoch_N.pth for each epoch, best_projection_epoch_N.pth for the lowest validation
+loss, and setup.json with the arguments, versions, clip counts and the figures of every epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from common import (
+    Parser,
+    UserError,
+    add_shared_flags,
+    at_least,
+    choose_device,
+    fraction,
+    log,
+    plain_arguments,
+    positive,
+    run,
+    versions,
+    write_json,
+)
+
+
+def parser() -> Parser:
+    """The command line of the manual."""
+    parser = Parser(__doc__)
+    add_shared_flags(parser)
+    add = parser.add_argument
+    add("--num-samples", type=at_least(2), default=None, help="the first N usable clips (default: all)")
+    add("--output-dir", type=Path, default=Path("checkpoints_hyperbolic"), help="default: ./checkpoints_hyperbolic")
+    add("--epochs", type=at_least(1), default=10, help="default: 10")
+    add("--batch-size", type=at_least(1), default=16, help="clips per training step (default: 16)")
+    add("--learning-rate", type=positive, default=1e-4, help="of the projector (default: 1e-4)")
+    add(
+        "--c",
+        type=positive,
+        default=1.0,
+        help="SQUARED RADIUS of the Poincare ball, curvature K = -1/c: smaller is more curved (default: 1.0)",
+    )
+    add("--temperature", type=positive, default=1.0, help="similarity = -distance / temperature (default: 1.0)")
+    add("--train-ratio", type=fraction, default=0.8, help="share to train on, the rest validates (default: 0.8)")
+    add("--seed", type=int, default=42, help="of the split, the batches and the start (default: 42)")
+    add(
+        "--loss",
+        choices=("sigmoid", "contrastive", "softmax"),
+        default="sigmoid",
+        help="against the class list (sigmoid, softmax) or the batch's labels (contrastive); default: sigmoid",
+    )
+    add(
+        "--similarity",
+        choices=("hyperbolic", "cosine"),
+        default="hyperbolic",
+        help="cosine trains the fair control: the same projector, data, loss and budget (default: hyperbolic)",
+    )
+    add("--output-dim", type=at_least(2), default=512, help="dimensions after the projector (default: 512)")
+    add("--audio-radius", type=positive, default=2.0, help="common tangent norm of audio (default: 2.0)")
+    add("--learn-c", action="store_true", help="let the training change c, starting from --c")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    from checkpoints import save
+    from CLAP.cache import open_cache
+    from CLAP.embeddings import embed_classes, embed_clips
+    from CLAP.encoder import PROMPT, Encoder
+    from data import ParquetFolder
+    from evaluation import require_matches
+    from labels import ClassList
+    from training import Settings, Trainer, split_by_video, target_matrix
+
+    device = choose_device(args.device)
+    classes = ClassList.read(args.class_labels)
+    folder = ParquetFolder(args.parquet_dir, classes)
+    encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
+    if args.output_dim > encoder.embed_dim:
+        raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
+    cache = open_cache(args, encoder)
+    set_aside_earlier_run(args.output_dir)
+    setup = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "arguments": plain_arguments(args),
+        "device": str(device),
+        "versions": versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "convention": "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|",
+        "clap_model": encoder.name,
+        "clap_sha256": encoder.sha256,
+        "clips": None,
+        "epochs": [],
+        "best_epoch": None,
+    }
+    record = args.output_dir / "setup.json"
+    write_json(record, setup)
+
+    clips, audio, skipped = embed_clips(
+        folder,
+        encoder,
+        cache,
+        limit=min(args.num_samples or folder.num_rows, folder.num_rows),
+        usable=reason_against,
+        workers=args.workers,
+        batch_size=args.encode_batch_size,
+    )
+    require_matches(clips, classes)
+    text = embed_classes(classes.names, encoder, cache)
+    train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
+    setup["clips"] = {
+        "used": len(clips),
+        "train": len(train),
+        "validation": len(validation),
+        "skipped": skipped.report(),
+    }
+    write_json(record, setup)
+    log.info("%d clips: %d train, %d validate, %d classes", len(clips), len(train), len(validation), len(classes))
+
+    settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
+    targets = target_matrix([clip.positions for clip in clips], len(classes))
+    trainer = Trainer(settings, audio.to(device), targets.to(device), text.to(device), train, validation)
+    best = None
+    for result in trainer.epochs():
+        content = {
+            **result,
+            "projection_state_dict": trainer.projector.state_dict(),
+            "optimizer_state_dict": trainer.optimizer.state_dict(),
+            "scale_state_dict": trainer.scale.state_dict(),
+            "temperature": args.temperature,
+            "base_c": args.c,
+            "embed_dim": encoder.embed_dim,
+            "output_dim": args.output_dim,
+            "similarity": args.similarity,
+            "audio_radius": args.audio_radius,
+            "loss": args.loss,
+            "clap_model": encoder.name,
+            "clap_sha256": encoder.sha256,
+            "prompt": PROMPT,
+            "seed": args.seed,
+        }
+        save(args.output_dir / f"projection_epoch_{result['epoch']}.pth", content)
+        if best is None or result["val_loss"] < best["val_loss"]:
+            earlier, best = best, result
+            save(args.output_dir / f"best_projection_epoch_{best['epoch']}.pth", content)
+            if earlier:
+                (args.output_dir / f"best_projection_epoch_{earlier['epoch']}.pth").unlink(missing_ok=True)
+        setup["epochs"].append(result)
+        setup["best_epoch"] = best["epoch"]
+        write_json(record, setup)
+        log.info(describe(result))
+    log.info("best: %s", args.output_dir / f"best_projection_epoch_{best['epoch']}.pth")
+
+
+def reason_against(clip) -> str | None:
+    """Why a clip cannot train: it has no label, or none of the class list."""
+    if not clip.human_labels:
+        return "no label"
+    return None if clip.positions else "no label of the class list"
+
+
+def describe(result: dict) -> str:
+    """One log line of an epoch."""
+    return (
+        "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
+        "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f}, radius of "
+        "audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text {text_radius_mean:.2f} +- "
+        "{text_radius_std:.2f}, c {c:g}"
+    ).format(**result)
+
+
+def set_aside_earlier_run(folder: Path) -> None:
+    """Move the files of an earlier run into a folder of their own, so nothing is lost and one best file remains."""
+    earlier = [*folder.glob("*projection_epoch_*.pth"), *folder.glob("setup.json")]
+    if not earlier:
+        return
+    aside = folder / time.strftime("earlier_%Y%m%d_%H%M%S")
+    aside.mkdir()
+    for path in earlier:
+        shutil.move(path, aside / path.name)
+    log.info("the earlier run in %s was moved to %s", folder, aside)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, parser().parse_args()))

@@ -1,0 +1,157 @@
+"""The training loop on embeddings: a step is a few small matrix products, and no audio is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from common import UserError
+from hyperbolic import LOSSES, HyperbolicProjector, LogitScale
+
+SCALE_LEARNING_RATE = 1e-3  # at least, for the logit scale and bias: two numbers with far to go
+
+
+@dataclass
+class Settings:
+    """What a training run depends on besides its data."""
+
+    epochs: int = 10
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    c: float = 1.0
+    temperature: float = 1.0
+    loss: str = "sigmoid"
+    similarity: str = "hyperbolic"
+    output_dim: int = 512
+    audio_radius: float = 2.0
+    learn_c: bool = False
+    seed: int = 42
+
+
+def split_by_video(video_ids: list[str], train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the training and the validation clips; clips with one video_id stay on one side."""
+    groups: dict[str, list[int]] = {}
+    for position, video_id in enumerate(video_ids):
+        groups.setdefault(video_id, []).append(position)
+    if len(groups) < 2:
+        raise UserError(f"{len(video_ids)} usable clips of {len(groups)} video cannot be split; two videos are needed")
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
+    members = list(groups.values())
+    train, wanted = [], train_ratio * len(video_ids)
+    while order and (not train or len(train) + len(members[order[0]]) / 2 <= wanted) and len(order) > 1:
+        train += members[order.pop(0)]
+    validation = [position for group in order for position in members[group]]
+    return torch.tensor(sorted(train)), torch.tensor(sorted(validation))
+
+
+def target_matrix(positions: list[list[int]], classes: int) -> torch.Tensor:
+    """Class positions of N clips -> (N, classes) bool."""
+    targets = torch.zeros(len(positions), classes, dtype=torch.bool)
+    for row, columns in enumerate(positions):
+        targets[row, columns] = True
+    return targets
+
+
+class Trainer:
+    """A projector, its logit scale and the optimizer over both.
+
+    audio (N, D), targets (N, M) bool and text (M, D) lie on one device. `train` and `validation` are row positions.
+    """
+
+    def __init__(self, settings: Settings, audio, targets, text, train, validation):
+        self.settings = settings
+        self.audio, self.targets, self.text = audio, targets, text
+        self.train, self.validation = train.to(audio.device), validation.to(audio.device)
+        self.loss = LOSSES[settings.loss]
+        torch.manual_seed(settings.seed)
+        self.projector = HyperbolicProjector(
+            embed_dim=audio.shape[1],
+            output_dim=settings.output_dim,
+            c=settings.c,
+            temperature=settings.temperature,
+            similarity=settings.similarity,
+            audio_radius=settings.audio_radius,
+            learn_c=settings.learn_c,
+        ).to(audio.device)
+        self.projector.start_at_principal_directions(text)
+        self.scale = LogitScale().to(audio.device)
+        with torch.no_grad():
+            rows = self.train[:4096]
+            self.scale.centre(self.projector(audio[rows], text), targets[rows])
+        scale_rate = max(settings.learning_rate, SCALE_LEARNING_RATE)
+        scalars = [*self.scale.parameters()]
+        if settings.learn_c:
+            scalars.append(self.projector.log_c_change)
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(self.projector.linear.parameters()), "lr": settings.learning_rate},
+                {"params": scalars, "lr": scale_rate},
+            ],
+            fused=True,
+        )
+
+    def epochs(self, first: int = 1) -> Iterator[dict]:
+        """Train epoch by epoch; each yields its record (losses, radii, ...). UserError if a loss is not finite."""
+        for epoch in range(first, self.settings.epochs + 1):
+            train_loss = self._train_epoch(epoch)
+            yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
+
+    def _train_epoch(self, epoch: int) -> float:
+        # The order depends on seed and epoch alone, so a resumed run sees the same batches.
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        order = self.train[torch.randperm(len(self.train), generator=generator).to(self.train.device)]
+        total = torch.zeros((), dtype=torch.float64, device=order.device)
+        batches = order.split(self.settings.batch_size)
+        for step, rows in enumerate(tqdm(batches, desc=f"epoch {epoch}", unit="batch", mininterval=0.5), 1):
+            similarity = self.projector(self.audio[rows], self.text)
+            loss = self.loss(self.scale(similarity), self.targets[rows])
+            if step % 64 == 0 or step == len(batches):  # a look at the value waits for the device
+                self._check(loss, epoch, step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach() * len(rows)
+        return float(total) / len(order)
+
+    def _check(self, loss, epoch: int, step: int) -> None:
+        if not bool(loss.isfinite()):
+            rate = self.settings.learning_rate
+            raise UserError(
+                f"the loss is not finite at epoch {epoch}, step {step}; --learning-rate {rate:g} is the likely cause, "
+                "try a smaller one (the checkpoints of earlier epochs are kept)"
+            )
+
+    @torch.no_grad()
+    def validate(self, epoch: int) -> dict:
+        """Validation loss, mean similarity of positives and negatives, scale, and the radii of audio and text."""
+        projector = self.projector
+        text = projector.text(self.text)
+        loss = torch.zeros((), dtype=torch.float64, device=text.device)
+        sums, counts = loss.new_zeros(2), loss.new_zeros(2)
+        radii = []
+        for rows in self.validation.split(self.settings.batch_size):
+            audio, targets = projector.audio(self.audio[rows]), self.targets[rows]
+            similarity = projector.compare(audio, text)
+            loss += self.loss(self.scale(similarity), targets) * len(rows)
+            for i, chosen in enumerate((targets, ~targets)):
+                sums[i] += (similarity.double() * chosen).sum()
+                counts[i] += chosen.sum()
+            radii.append(audio.norm(dim=1))
+        self._check(loss, epoch, 0)
+        audio_radius, text_radius = 2 * torch.cat(radii).double(), 2 * text.norm(dim=1).double()
+        positive, negative = (sums / counts).tolist()
+        return {
+            "val_loss": float(loss) / len(self.validation),
+            "similarity_positives": positive,
+            "similarity_negatives": negative,
+            "logit_scale": float(self.scale.scale),
+            "logit_bias": float(self.scale.bias),
+            "c": float(projector.c),
+            "audio_radius_mean": float(audio_radius.mean()),
+            "audio_radius_std": float(audio_radius.std(correction=0)),
+            "text_radius_mean": float(text_radius.mean()),
+            "text_radius_std": float(text_radius.std(correction=0)),
+        }
