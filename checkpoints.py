@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from pathlib import Path
 
 import torch
@@ -41,6 +42,8 @@ def load(path: Path) -> dict:
         beside = sorted(p.name for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
         found = f"{path.parent} holds {', '.join(beside)}" if beside else f"{path.parent} holds no *.pth file"
         raise UserError(f"--projection-checkpoint {path} does not exist; {found}")
+    if not zipfile.is_zipfile(path):  # torch.load would try it as a bare pickle
+        raise UserError(f"--projection-checkpoint {path} is damaged or no torch checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and tensor errors of many classes

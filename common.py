@@ -100,7 +100,7 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
     """Run `main` and turn what can go wrong outside the program into one sentence and an exit code."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO, force=True)
     try:
         main(arguments)
     except UserError as error:

@@ -7,11 +7,13 @@ import warnings
 
 import numpy as np
 
+from CLAP.embeddings import Skipped
 from common import UserError, warn
 from data import Clip
 from labels import ClassList
 
 ACCURACY_RANKS = (1, 3, 5, 10)
+NO_CLASS = "no label of the class list"
 
 
 def rank_classes(scores: np.ndarray) -> np.ndarray:
@@ -26,14 +28,14 @@ def metrics(scores: np.ndarray, targets: np.ndarray, top_k: int) -> dict:
     scikit-learn's micro and macro averages over all classes. map: AudioSet's, average precision for each class,
     averaged over the classes that occur. map_samples: average precision for each clip, averaged. auc: ROC area for
     each class that occurs, averaged. d_prime: sqrt(2) times the normal quantile of auc (Gemmeke et al. 2017, "Audio
-    Set", section 4). A metric without ground is None. ValueError for scores that are not finite.
+    Set", section 4). A metric without ground is None. UserError for scores that are not finite.
     """
     from scipy.stats import norm
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
     if not np.isfinite(scores).all():
         row, column = np.argwhere(~np.isfinite(scores))[0]
-        raise ValueError(f"the similarity of clip {row} and class {column} is not finite")
+        raise UserError(f"the similarity of clip {row} and class {column} is not finite; no metric is computed")
     total, valid = len(scores), targets.any(axis=1)
     scores, targets = scores[valid], targets[valid]
     order = rank_classes(scores)
@@ -100,10 +102,20 @@ def predictions(scores: np.ndarray, clips: list[Clip], names: list[str], top_k: 
     return entries
 
 
-def require_matches(clips: list[Clip], classes: ClassList) -> None:
-    """UserError with examples if no clip has a label of the class list."""
+def reason_against(clip: Clip) -> str | None:
+    """Why a clip cannot train: it has no label, or none of the class list."""
+    if not clip.human_labels:
+        return "no label"
+    return None if clip.positions else NO_CLASS
+
+
+def require_matches(clips: list[Clip], skipped: Skipped, classes: ClassList) -> None:
+    """UserError with examples if no clip has a label of the class list, or if there is no clip at all."""
     if any(clip.positions for clip in clips):
         return
-    unmatched = sorted({label for clip in clips for label in clip.human_labels})[:5]
+    unmatched = sorted({label for clip in clips for label in clip.human_labels} | skipped.labels)[:5]
+    if not unmatched:
+        reasons = ", ".join(f"{entry['count']} {reason}" for reason, entry in skipped.report().items())
+        raise UserError(f"no row of the parquet files can be used ({reasons})")
     pairs = "; ".join(f"{label!r} (near: {classes.near(label)!r})" for label in unmatched)
-    raise UserError(f"no label matches the class list of {len(classes)} names, for example {pairs or 'there is none'}")
+    raise UserError(f"no label matches the class list of {len(classes)} names, for example {pairs}")

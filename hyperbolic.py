@@ -14,9 +14,9 @@ import math
 
 import torch
 
-TINY = 1e-30  # stands in for a zero norm where it divides
+TINY = 1e-200  # stands in for a zero norm where it divides; its square vanishes
 NEAR = 1e-6  # sin^2(theta/2) below which 1 - cos(theta) has lost too many digits
-BLOCK = 2**19  # pairs of one row block; 4 MiB per float64 temporary
+BLOCK = 2**18  # pairs of one row block; 2 MiB per float64 temporary
 LOG2 = math.log(2)
 
 
@@ -124,7 +124,7 @@ def tangent_pairwise_distance(u, v, c):
     if torch.is_grad_enabled() and (u.requires_grad or v.requires_grad or curvature.requires_grad):
         return _TangentDistance.apply(u, v, curvature)
     out = u.new_empty(len(u), len(v), dtype=torch.promote_types(u.dtype, v.dtype))
-    for rows, angle, _ in _row_blocks(u, v, curvature.sqrt()):
+    for rows, angle in _row_blocks(u, v, curvature.sqrt()):
         out[rows] = angle.mul_(curvature.sqrt())
     return out
 
@@ -133,44 +133,64 @@ def hyperbolic_similarity(u, v, c, temperature):
     """Similarity of tangent vectors that falls with the length of the geodesic between their end points.
 
     -tangent_pairwise_distance(u, v, c) / temperature. Shapes (N, D), (M, D) -> (N, M). ValueError for a bad c
-    or shape or a temperature that is not positive.
+    or shape or a temperature that is not positive and finite.
     """
-    if not float(temperature) > 0:
-        raise ValueError(f"temperature must be positive, got {float(temperature)}")
+    value = temperature.item() if isinstance(temperature, torch.Tensor) else temperature
+    if not 0 < value < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {value}")
     return -tangent_pairwise_distance(u, v, c) / temperature
 
 
-def _row_blocks(u, v, radius):
-    """Yield (rows, d/R, sin^2(theta/2)) in float64 for tangent vectors u, v."""
+def _lengths(x, radius):
+    length = _norm(x).clamp(min=TINY)  # 0/0 for a zero vector
+    return length, length * 2 / radius
+
+
+def _row_blocks(u, v, radius, slopes=False):
+    """Yield (rows, d/R) in float64, followed if wanted by its slopes.
+
+    With t = d/R: sinh(a-b)/sinh(t), T = sinh(a) sinh(b)/sinh(t) and T (1 - cos(theta)).
+    """
     v = v.double()
-    length_v = _norm(v)
-    b = length_v * 2 / radius
-    # a multiple of 4: BLAS rounds the last N % 4 rows differently, and blocks must not show in the result
-    size = 4 * max(4, BLOCK // 4 // max(len(v), 1))
+    length_v, b = _lengths(v, radius)
+    size = 16 * max(1, BLOCK // 16 // max(len(v), 1))
     for start in range(0, len(u), size):
         rows = slice(start, start + size)
         block = u[rows].double()
-        length_u = _norm(block)
-        a = length_u * 2 / radius
-        # 0/0 for a zero vector, whose angle does not matter
-        cos = ((block / length_u.clamp(min=TINY)[:, None]) @ v.T).div_(length_v.clamp(min=TINY))
-        sin2 = cos.neg_().add_(1).mul_(0.5).clamp_(min=0)  # sqrt of a negative where rounding gives cos > 1
-        for near in (sin2 < NEAR).nonzero().split(2048):
-            i, j = near.unbind(1)
-            chord = block[i] / length_u[i, None] - v[j] / length_v[j, None]
+        count = len(block)
+        # BLAS rounds the last rows of a product differently if they do not fill its tile of 4
+        block = torch.nn.functional.pad(block, (0, 0, 0, -count % 4))
+        length_u, a = (x[:, None] for x in _lengths(block, radius))
+        sin2 = ((block / length_u) @ v.T).div_(length_v).neg_().add_(1).mul_(0.5)
+        sin2.clamp_(min=0)  # sqrt of a negative where rounding gives cos > 1
+        near = (sin2 < NEAR).nonzero()
+        for k in range(0, len(near), 2048):
+            i, j = near[k : k + 2048].T
+            chord = block[i] / length_u[i] - v[j] / length_v[j, None]
             sin2[i, j] = chord.square_().sum(-1) / 4
-        gap = a[:, None] - b
-        total = (gap / 2).sinh_().square_().addcmul_(a.sinh()[:, None] * sin2, b.sinh())
-        # asinh(sqrt(total)), whose own float64 kernel is several times slower
-        angle = (total + 1).sqrt_().add_(1)
-        angle = torch.div(total, angle, out=angle).add_(total.sqrt_()).log1p_().mul_(2)
-        if (a > 300).any() or (b > 300).any():
-            gap = gap.abs_()
-            log = _log_sinh(a)[:, None] + _log_sinh(b) + sin2.log()
-            log = torch.logaddexp(2 * _log_sinh(gap / 2), log) + 2 * LOG2
-            # sinh overflows at 710: far out 2 asinh(sqrt(x)) is log(4x), or |gap| if theta = 0
-            angle = torch.where(a[:, None] + b > 600, log.maximum(gap), angle)
-        yield rows, angle, sin2
+        gap = a - b
+        half = (gap / 2).sinh_()
+        total = (a.sinh() * sin2).mul_(b.sinh()).add_(half.square())
+        root, cosh = total.sqrt(), (total + 1).sqrt_()
+        # 2 asinh(root), whose own float64 kernel is several times slower
+        angle = (total / (cosh + 1)).add_(root).log1p_().mul_(2)
+        if slopes:
+            # 1/0 for identical points, where 0 is the subgradient wanted
+            scale = (0.5 / root / cosh).where(total > 0, 0)
+            radial = half * half.square().add_(1).sqrt_() * scale * 2
+            turn = a.sinh() * b.sinh() * scale
+        if (a > 300).any() or (b > 300).any():  # sinh overflows at 710: far out x is log(2 sinh(x))
+            near, log, span = a + b <= 600, _log_sinh(a) + _log_sinh(b), gap.abs()
+            log_total = torch.logaddexp(2 * _log_sinh(span / 2), log + sin2.log())
+            angle = angle.where(near, (log_total + 2 * LOG2).maximum(span))  # |a-b| is exact on one ray
+            if slopes:
+                radial = radial.where(near, gap.sign() * (span - angle).exp())
+                turn = turn.where(near, (log - angle + LOG2).exp())
+        if slopes:
+            turn = turn.where(sin2 > 0, 0)  # inf * 0 far out on one ray, where nothing turns
+            yield rows, angle[:count], radial[:count], turn[:count], (turn * sin2 * 2)[:count]
+        else:
+            yield rows, angle[:count]
 
 
 def _log_sinh(x):
@@ -178,40 +198,168 @@ def _log_sinh(x):
 
 
 class _TangentDistance(torch.autograd.Function):
-    """The law of cosines differentiated by hand: fewer passes than autograd and no 0/0 where it has a kink."""
+    """The law of cosines differentiated by hand: fewer passes than autograd, no 0/0 where it has a kink."""
 
     @staticmethod
     def forward(ctx, u, v, c):
         ctx.dtypes = u.dtype, v.dtype
         u, v = u.double(), v.double()
-        blocks = [(angle, sin2) for _, angle, sin2 in _row_blocks(u, v, c.sqrt())]
-        angle, sin2 = (torch.cat(x) for x in zip(*blocks, strict=True)) if blocks else u.new_empty(2, 0, len(v))
-        ctx.save_for_backward(u, v, c, angle, sin2)
-        return (angle * c.sqrt()).to(torch.promote_types(*ctx.dtypes))
+        blocks = [block for _, *block in _row_blocks(u, v, c.sqrt(), slopes=True)]
+        blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] or [u.new_empty(0, len(v))] * 4
+        ctx.save_for_backward(u, v, c, *blocks)
+        return (blocks[0] * c.sqrt()).to(torch.promote_types(*ctx.dtypes))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        u, v, c, angle, sin2 = ctx.saved_tensors
-        radius = c.sqrt()
-        length_u, length_v = _norm(u).clamp(min=TINY)[:, None], _norm(v).clamp(min=TINY)  # 0/0 for a zero vector
-        a, b = length_u * 2 / radius, length_v * 2 / radius
-        gap, rest = a - b, torch.expm1(-2 * angle)
-        # 0/0 for identical points, where 0 is a subgradient
-        weight = (grad / rest).where(angle > 0, 0)
-        # sinh(gap) / sinh(d/R), and sinh(a) sinh(b) / sinh(d/R), which only acts across an angle
-        radial = weight * gap.sign() * torch.expm1(-2 * gap.abs()) * (gap.abs() - angle).exp()
-        turn = (a + b - angle).where(sin2 > 0, -math.inf).exp()  # inf * 0 far out on one ray
-        turn = turn.mul_(weight).mul_(torch.expm1(-2 * a)).mul_(torch.expm1(-2 * b) / -2)
-        twist = turn - turn * sin2 * 2
-        bend = turn - twist
-        # d(d/R)/da = radial + coth(a) bend, and likewise for b; twist turns the pair towards each other
-        along_a, along_b = radial + bend / a.tanh(), bend / b.tanh() - radial
-        cross = turn * (-radius / length_u) / length_v
-        twist = twist * radius
-        grad_u = cross @ v
-        grad_u.addcmul_(u, (2 * along_a / length_u + twist / length_u**2).sum(1, keepdim=True))
-        grad_v = cross.T @ u
-        grad_v.addcmul_(v, (2 * along_b / length_v + twist / length_v**2).sum(0)[:, None])
-        grad_c = (grad * angle - a * along_a - b * along_b).sum() / (2 * radius)
+        u, v, c, angle, radial, turn, bend = ctx.saved_tensors
+        radius, grad = c.sqrt(), grad.double()
+        (length_u, a), (length_v, b) = _lengths(u, radius), _lengths(v, radius)
+        radial, turn, bend = radial * grad, turn * grad, bend * grad
+        twist = turn - bend
+        # the derivatives by a and b, times R; twist keeps the pull towards the other point tangential
+        along_a = bend.sum(1) / a.tanh() + radial.sum(1)
+        along_b = bend.sum(0) / b.tanh() - radial.sum(0)
+        cross = turn * (-radius / length_u)[:, None] / length_v
+        self_u = (2 * along_a + twist.sum(1) * radius / length_u) / length_u
+        self_v = (2 * along_b + twist.sum(0) * radius / length_v) / length_v
+        grad_u = (cross @ v).addcmul_(u, self_u[:, None])
+        grad_v = (cross.T @ u).addcmul_(v, self_v[:, None])
+        grad_c = ((grad * angle).sum() - a @ along_a - b @ along_b) / (2 * radius)
         return grad_u.to(ctx.dtypes[0]), grad_v.to(ctx.dtypes[1]), grad_c.to(c.device)
+
+
+class HyperbolicProjector(torch.nn.Module):
+    """One linear layer from CLAP's joint space to the tangent space at the origin, shared by audio and text.
+
+    It starts as the identity (principal directions below `embed_dim`), so epoch 0 ranks classes as plain CLAP
+    does. Audio vectors are scaled to one common tangent norm, `audio_radius`: with a radius of its own for each
+    clip, -d is not comparable across clips and class-wise ranking suffers. Text norms are free.
+    similarity: "hyperbolic", or "cosine" for the control that differs in nothing else.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 512,
+        output_dim: int = 512,
+        c: float = 1.0,
+        temperature: float = 1.0,
+        similarity: str = "hyperbolic",
+        audio_radius: float = 2.0,
+        learn_c: bool = False,
+    ):
+        super().__init__()
+        self.base_c, self.temperature, self.audio_radius = c, temperature, audio_radius
+        self.similarity = similarity
+        self.linear = torch.nn.Linear(embed_dim, output_dim)
+        torch.nn.init.eye_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
+        # c = base_c exp(log_c_change): positive whatever the optimiser does, and exactly base_c at the start.
+        self.log_c_change = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=learn_c)
+
+    @property
+    def c(self):
+        """The squared radius of the ball: a float, or a 0-d tensor while it is learned."""
+        if self.log_c_change.requires_grad:
+            return self.base_c * self.log_c_change.exp()
+        return self.base_c * math.exp(self.log_c_change.item())
+
+    @torch.no_grad()
+    def start_at_principal_directions(self, text):
+        """Let the first projection keep the directions in which the (M, embed_dim) class texts differ most."""
+        output_dim, embed_dim = self.linear.weight.shape
+        if output_dim < embed_dim:
+            _, _, directions = torch.linalg.svd(text.double(), full_matrices=True)
+            # An SVD leaves the sign open; the largest coordinate made positive, the start does not depend on LAPACK.
+            signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
+            self.linear.weight.copy_((directions * signs)[:output_dim])
+
+    def audio(self, embeddings):
+        """(N, embed_dim) audio embeddings -> (N, output_dim) tangent vectors of norm `audio_radius`."""
+        return self.audio_radius * torch.nn.functional.normalize(self.linear(embeddings), dim=-1)
+
+    def text(self, embeddings):
+        """(M, embed_dim) text embeddings -> (M, output_dim) tangent vectors, at first of about the audio's norm."""
+        return self.audio_radius * self.linear(embeddings)
+
+    def compare(self, audio, text):
+        """Tangent vectors (N, D), (M, D) -> similarity (N, M): -d/temperature, or cosine/temperature."""
+        if self.similarity == "cosine":
+            return cosine_similarity(audio, text) / self.temperature
+        return hyperbolic_similarity(audio, text, self.c, self.temperature)
+
+    def forward(self, audio, text):
+        """CLAP embeddings (N, embed_dim), (M, embed_dim) -> similarity (N, M)."""
+        return self.compare(self.audio(audio), self.text(text))
+
+    def ball_points(self, tangent):
+        """Tangent vectors (N, D) -> points of the Poincare ball (N, D), for export and pictures."""
+        return expmap0(tangent, self.c)
+
+
+def cosine_similarity(u, v):
+    """(N, D), (M, D) -> (N, M) cosines."""
+    return torch.nn.functional.normalize(u, dim=-1) @ torch.nn.functional.normalize(v, dim=-1).T
+
+
+class LogitScale(torch.nn.Module):
+    """logits = scale * similarity + bias with both learned; the scale starts at CLIP's 1/0.07.
+
+    Radford et al. 2021, "Learning Transferable Visual Models", section 2.3; the bias as in Zhai et al. 2023,
+    "Sigmoid Loss for Language Image Pre-Training", section 3.2.
+    """
+
+    LIMIT = 100.0  # CLIP's ceiling, which prevents a diverging scale
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.bias = torch.nn.Parameter(torch.tensor(0.0))
+
+    @property
+    def scale(self):
+        return self.log_scale.exp().clamp(max=self.LIMIT)
+
+    @torch.no_grad()
+    def centre(self, similarity, targets):
+        """Set the bias so that the mean logit says how rare a positive is, as if nothing else were known."""
+        rate = targets.double().mean().clamp(1e-6, 1 - 1e-6)  # log(0) when there is no positive or no negative
+        self.bias.copy_(rate.logit() - self.scale * similarity.double().mean())
+
+    def forward(self, similarity):
+        return self.scale * similarity + self.bias
+
+
+def sigmoid_loss(logits, targets):
+    """Binary cross-entropy of every clip-class pair, summed over classes, averaged over clips.
+
+    logits (N, M), targets (N, M) bool -> scalar. The candidates are the whole class list. Zhai et al. 2023,
+    "Sigmoid Loss for Language Image Pre-Training", eq. 1, with several positives for a clip.
+    """
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+    return loss / len(logits)
+
+
+def contrastive_loss(logits, targets):
+    """Softmax over the distinct label texts of the batch, and over its clips for each text; several positives.
+
+    logits (N, M), targets (N, M) bool -> scalar, the mean of both directions. Labels of other clips are negatives
+    only where a clip lacks them. Khosla et al. 2020, "Supervised Contrastive Learning", eq. 2, across modalities.
+    """
+    present = targets.any(0)
+    logits, targets = logits[:, present], targets[:, present].to(logits.dtype)
+    by_audio = -(logits.log_softmax(1) * targets).sum(1) / targets.sum(1)
+    by_text = -(logits.log_softmax(0) * targets).sum(0) / targets.sum(0)
+    return (by_audio.mean() + by_text.mean()) / 2
+
+
+def softmax_loss(logits, targets):
+    """Cross-entropy over the whole class list, the target spread evenly over a clip's labels.
+
+    logits (N, M), targets (N, M) bool -> scalar, averaged over clips.
+    """
+    weights = targets.to(logits.dtype)
+    return torch.nn.functional.cross_entropy(logits, weights / weights.sum(1, keepdim=True))
+
+
+LOSSES = {"sigmoid": sigmoid_loss, "contrastive": contrastive_loss, "softmax": softmax_loss}

@@ -106,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
         workers=args.workers,
         batch_size=args.encode_batch_size,
     )
-    evaluation.require_matches(clips, classes)
+    evaluation.require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     similarity = projector or cosine_similarity
     scores = similarity(audio.to(device), text.to(device)).cpu().numpy()

@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     from CLAP.embeddings import embed_classes, embed_clips
     from CLAP.encoder import PROMPT, Encoder
     from data import ParquetFolder
-    from evaluation import require_matches
+    from evaluation import reason_against, require_matches
     from labels import ClassList
     from training import Settings, Trainer, split_by_video, target_matrix
 
@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
         workers=args.workers,
         batch_size=args.encode_batch_size,
     )
-    require_matches(clips, classes)
+    require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
     setup["clips"] = {
@@ -159,13 +159,6 @@ def main(args: argparse.Namespace) -> None:
         write_json(record, setup)
         log.info(describe(result))
     log.info("best: %s", args.output_dir / f"best_projection_epoch_{best['epoch']}.pth")
-
-
-def reason_against(clip) -> str | None:
-    """Why a clip cannot train: it has no label, or none of the class list."""
-    if not clip.human_labels:
-        return "no label"
-    return None if clip.positions else "no label of the class list"
 
 
 def describe(result: dict) -> str:

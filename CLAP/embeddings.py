@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -32,12 +33,14 @@ class Skipped:
 
     counts: Counter = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    labels: set[str] = field(default_factory=set)  # a few of the labels of skipped rows, for error messages
 
     def add(self, clip: Clip, error: RowError) -> None:
         self.counts[error.reason] += 1
         named = self.examples.setdefault(error.reason, [])
         if len(named) < NAMED_PER_REASON:
             named.append(clip.video_id)
+            self.labels.update(clip.human_labels)
 
     def report(self) -> dict:
         """{reason: {count, first}} for the JSON."""
@@ -89,7 +92,15 @@ def embed_clips(
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     progress = tqdm(total=limit, desc="embedding", unit="clip", mininterval=0.5)
     try:
-        for clip, result in _in_order(pool, prepare, rows, workers * IN_FLIGHT):
+        rows, pending = iter(rows), deque()
+        while len(clips) < limit:
+            # Never more rows in flight than are still wanted: what is not used is not encoded.
+            for clip in islice(rows, max(0, min(workers * IN_FLIGHT, limit - len(clips)) - len(pending))):
+                pending.append((clip, pool.submit(prepare, clip)))
+            if not pending:
+                break
+            clip, future = pending.popleft()
+            result = future.result()
             if isinstance(result, RowError):
                 skipped.add(clip, result)
                 continue
@@ -101,8 +112,6 @@ def embed_clips(
             clips.append(clip)
             keys.append(key)
             progress.update()
-            if len(clips) == limit:
-                break
         if batcher:
             batcher.finish()
     finally:
@@ -113,18 +122,6 @@ def embed_clips(
     skipped.tell()
     audio = np.stack([cache.get(key) for key in keys]) if keys else np.empty((0, encoder.embed_dim), np.float32)
     return clips, torch.from_numpy(audio), skipped
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterable, depth: int) -> Iterator[tuple]:
-    """(item, work(item)) in the order of `items`, with at most `depth` of them in memory."""
-    pending: deque = deque()
-    for item in items:
-        pending.append((item, pool.submit(work, item)))
-        if len(pending) >= depth:
-            item, future = pending.popleft()
-            yield item, future.result()
-    for item, future in pending:
-        yield item, future.result()
 
 
 class CudaBatcher:
@@ -191,7 +188,7 @@ def embed_classes(names: list[str], encoder: Encoder, cache: EmbeddingCache) -> 
         cache.flush()
     text = torch.from_numpy(np.stack([cache.get(key) for key in keys]))
     if bool((text == text[0]).all()):
-        raise UserError(f"--checkpoint {encoder.name} gives every class text the same embedding: its tokenizer is broken")
+        raise UserError(f"--checkpoint {encoder.name} gives every class text one embedding: its tokenizer is broken")
     return text
 
 

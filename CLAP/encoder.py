@@ -58,7 +58,7 @@ def _from_modelscope(name: str) -> Path:
     except Exception as error:  # its client raises errors of many libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"--checkpoint {name} is no local folder and ModelScope cannot fetch it ({type(error).__name__}: {reason}); "
+            f"--checkpoint {name} is no local folder and ModelScope cannot fetch it ({reason}); "
             "give the path of a downloaded model"
         ) from None
 
@@ -84,7 +84,7 @@ class Encoder:
         except ValueError:
             raise UserError(f"--checkpoint {self.folder} has a config that is not JSON") from None
         if self.config.get("model_type") != "clap":
-            raise UserError(f"--checkpoint {self.folder} is a {self.config.get('model_type')!r} model, not a CLAP model")
+            raise UserError(f"--checkpoint {self.folder} is a {self.config.get('model_type')!r} model, not 'clap'")
         if self.preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise UserError(f"--checkpoint {self.folder} wants another sampling rate than {SAMPLE_RATE} Hz")
         self.sha256 = self._hash_files()
@@ -146,7 +146,7 @@ class Encoder:
             raise UserError(f"--checkpoint {self.folder} cannot be loaded as a CLAP model: {reason}") from None
         if info["missing_keys"] or info["mismatched_keys"]:
             wrong = sorted(info["missing_keys"])[:3] or [key[0] for key in sorted(info["mismatched_keys"])[:3]]
-            raise UserError(f"--checkpoint {self.folder} lacks weights or has wrong shapes, {', '.join(wrong)} among them")
+            raise UserError(f"--checkpoint {self.folder} lacks weights or has wrong shapes: {', '.join(wrong)}")
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
             raise UserError(f"--checkpoint {self.folder} holds weights that are not finite")
         return model.eval().requires_grad_(False).to(self.device)

@@ -1,10 +1,12 @@
 """Shared material of the tests: the embedded checkpoint, real sounds where they exist, small parquet folders."""
 
+import contextlib
 import io
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -78,14 +80,27 @@ def tones(tmp_path):
     return write_rows(tmp_path / "tones", rows[12:], "01.parquet")
 
 
-def script(name: str, *flags, check: bool = True, **options) -> subprocess.CompletedProcess:
-    """Run an entry script as a user would, with the tiny checkpoint on the CPU unless the flags say else."""
-    defaults = {"--checkpoint": TINY, "--device": "cpu"}
+def script(name: str, *flags, check: bool = True, cwd: Path | None = None) -> SimpleNamespace:
+    """Run an entry script in this process, with the tiny checkpoint on the CPU unless the flags say else.
+
+    Loading torch anew for each of dozens of runs would take minutes; test_scripts.py also runs some for real.
+    """
     flags = [str(flag) for flag in flags]
-    extra = [str(x) for flag, value in defaults.items() if flag not in flags for x in (flag, value)]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / name), *flags, *extra], capture_output=True, text=True, timeout=300, **options
-    )
+    for flag, value in (("--checkpoint", TINY), ("--device", "cpu")):
+        if flag not in flags:
+            flags += [flag, str(value)]
+    stdout, stderr, code, before = io.StringIO(), io.StringIO(), 0, Path.cwd()
+    arguments, sys.argv = sys.argv, [str(ROOT / name), *flags]
+    os.chdir(cwd or before)
+    try:
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        sys.argv = arguments
+        os.chdir(before)
+    done = SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
     if check:
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert code == 0, done.stdout + done.stderr
     return done

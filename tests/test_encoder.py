@@ -1,0 +1,193 @@
+"""The encoder: equal to transformers' own CLAP path, and the same for a clip whatever stands beside it."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, tone
+
+from benchmarks.material import SMALL, make_checkpoint
+from CLAP.encoder import Encoder, resolve_checkpoint
+from CLAP.logmel import LogMel
+from common import CLASS_LABELS, UserError
+from data import ParquetFolder, decode
+from labels import ClassList
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def waveforms(realsounds):
+    rows = ParquetFolder(realsounds / "eval", ClassList.read(CLASS_LABELS))
+    return [decode(clip) for clip, _ in zip(rows, range(20), strict=False)]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    from transformers import ClapModel, ClapProcessor
+
+    model = ClapModel.from_pretrained(TINY, dtype=torch.float32).eval()
+    processor = ClapProcessor.from_pretrained(TINY)
+
+    def embed(waveform):
+        inputs = processor(audio=waveform, sampling_rate=48_000, return_tensors="pt")
+        with torch.inference_mode():
+            return model.get_audio_features(**inputs).pooler_output[0].numpy()
+
+    def embed_text(text):
+        with torch.inference_mode():
+            return model.get_text_features(**processor(text=[text], return_tensors="pt")).pooler_output[0].numpy()
+
+    return embed, embed_text
+
+
+def cosine_distance(a, b):
+    return 1 - float(a.astype(np.float64) @ b.astype(np.float64))
+
+
+def test_parity_with_transformers_on_real_clips(encoder, waveforms, reference):
+    for waveform in waveforms:
+        assert cosine_distance(encoder.encode_waveform(waveform), reference[0](waveform)) < 1e-5
+
+
+def test_text_parity_with_transformers(encoder, reference):
+    texts = ["This is a sound of Speech.", "This is a sound of Livestock, farm animals, working animals.", "x"]
+    for vector, text in zip(encoder.encode_texts(texts), texts, strict=True):
+        assert cosine_distance(vector, reference[1](text)) < 1e-5
+
+
+@pytest.mark.parametrize("truncation", ["rand_trunc", "fusion"])
+@pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
+def test_log_mel_equals_the_extractor(truncation, padding):
+    from transformers import ClapFeatureExtractor
+
+    config = json.loads((TINY / "preprocessor_config.json").read_text()) | {
+        "truncation": truncation,
+        "padding": padding,
+    }
+    rng = np.random.default_rng(0)
+    # Low-passed noise and a tone leave bands 100 dB down, where float32 transforms fail.
+    smooth = np.convolve(rng.normal(size=70_000), np.hanning(64) / 32, mode="same")
+    for waveform in (smooth, tone(440, 3, 48_000), np.zeros(1000), rng.normal(size=480_000), np.ones(1)):
+        waveform = waveform.astype(np.float32)
+        expected = ClapFeatureExtractor(**config)(waveform, sampling_rate=48_000, return_tensors="pt")["input_features"]
+        log_mel = LogMel(config)
+        actual = log_mel(torch.from_numpy(log_mel.pad(waveform))[None])
+        assert actual.shape == expected.shape
+        assert float((actual - expected).abs().max()) < 1e-3
+
+
+def test_alone_and_in_a_batch(encoder):
+    windows = torch.from_numpy(
+        np.concatenate([encoder.windows(tone(f, 2, 48_000).astype("f4")) for f in (200, 900, 4000)])
+    )
+    together = encoder.encode_windows(windows)
+    for window, vector in zip(windows, together, strict=True):
+        alone = encoder.encode_windows(window[None])[0]
+        assert float((alone - vector).abs().max()) < 1e-5
+        assert torch.equal(alone, encoder.encode_windows(window[None])[0])
+
+
+def test_a_text_does_not_depend_on_its_neighbours(encoder):
+    names = ClassList.read(CLASS_LABELS).names
+    whole = encoder.encode_texts(names)
+    assert np.array_equal(encoder.encode_texts(names[40:77][::-1]), whole[40:77][::-1])
+    assert np.unique(whole, axis=0).shape[0] == 527
+
+
+def test_long_clips_are_cut_into_windows(encoder):
+    second = 48_000
+    clip = np.random.default_rng(0).normal(0, 0.1, 25 * second).astype(np.float32)
+    assert len(encoder.windows(clip[: 10 * second])) == 1
+    assert len(encoder.windows(clip[: 10 * second + second - 1])) == 1
+    assert len(encoder.windows(clip[: 11 * second])) == 2
+    parts = [encoder.encode_waveform(clip[start * second : (start + 10) * second]) for start in (0, 10, 20)]
+    mean = np.mean(parts, axis=0)
+    assert np.allclose(encoder.encode_waveform(clip), mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.array_equal(encoder.encode_waveform(clip[: 10 * second + 30_000]), parts[0])
+
+
+def test_fused_checkpoint_has_no_randomness(tmp_path):
+    from transformers import ClapModel, ClapProcessor
+
+    encoder = Encoder(str(make_checkpoint(tmp_path, SMALL, fused=True)), CPU)
+    waveform = tone(440, 4, 48_000).astype(np.float32)
+    vector = encoder.encode_waveform(waveform)
+    assert np.array_equal(vector, encoder.encode_waveform(waveform))
+    model = ClapModel.from_pretrained(tmp_path).eval()
+    inputs = ClapProcessor.from_pretrained(tmp_path)(audio=waveform, sampling_rate=48_000, return_tensors="pt")
+    with torch.inference_mode():  # the processor marks a random clip as longer; without that mark both agree
+        plain = model.get_audio_features(inputs["input_features"], torch.zeros(1, 1, dtype=torch.bool)).pooler_output[0]
+    assert cosine_distance(vector, plain.numpy()) < 1e-5
+
+
+def test_float16_weights_run_in_float32(encoder):
+    assert {p.dtype for p in encoder.model.parameters()} == {torch.float32}
+
+
+def test_a_local_folder_does_not_import_modelscope(encoder):
+    assert resolve_checkpoint(str(TINY)) == TINY
+    assert "modelscope" not in sys.modules
+
+
+def test_a_cached_model_is_used_offline(monkeypatch):
+    calls = []
+
+    class Hub:
+        @staticmethod
+        def snapshot_download(name, local_files_only=False):
+            calls.append((name, local_files_only))
+            return str(TINY)
+
+    monkeypatch.setitem(sys.modules, "modelscope", Hub)
+    assert resolve_checkpoint("laion/larger_clap_general") == TINY
+    assert calls == [("laion/larger_clap_general", True)]
+
+
+def test_a_model_that_cannot_be_fetched_is_one_sentence(monkeypatch):
+    class Hub:
+        @staticmethod
+        def snapshot_download(name, local_files_only=False):
+            raise ConnectionError("no network\nand more")
+
+    monkeypatch.setitem(sys.modules, "modelscope", Hub)
+    with pytest.raises(UserError, match="laion/nothing is no local folder and ModelScope cannot fetch it") as error:
+        resolve_checkpoint("laion/nothing")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "config.json").unlink(), "holds no CLAP model"),
+        (lambda f: (f / "config.json").write_text("{"), "config that is not JSON"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "'bert' model"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "lacks preprocessor_config.json"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded"),
+    ],
+)
+def test_a_damaged_model_is_named(tmp_path, damage, says):
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    damage(folder)
+    with pytest.raises(UserError, match=says):
+        assert Encoder(str(folder), CPU).model
+
+
+def test_missing_weights_are_not_filled_with_random_numbers(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(TINY, tmp_path / "model")
+    weights = load_file(TINY / "model.safetensors")
+    weights.pop("audio_projection.linear1.weight")
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="audio_projection.linear1.weight"):
+        assert Encoder(str(tmp_path / "model"), CPU).model
+
+
+def test_not_a_path_and_not_an_id():
+    with pytest.raises(UserError, match="neither a local folder nor a ModelScope id"):
+        resolve_checkpoint(str(ROOT / "nowhere" / "to" / "be"))

@@ -1,0 +1,113 @@
+"""The metrics against definitions written out by hand, and the predictions of the results JSON."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, label_ranking_average_precision_score
+
+import evaluation
+from CLAP.embeddings import Skipped
+from common import UserError
+from data import Clip
+from labels import ClassList
+
+RNG = np.random.default_rng(0)
+SCORES = RNG.normal(size=(60, 17))
+TARGETS = RNG.random((60, 17)) < 0.12
+TARGETS[:, 16] = False  # a class that never occurs
+TARGETS[5] = False  # a clip without a class
+
+
+def average_precision(truth, score):
+    order = np.argsort(-score)
+    hits = truth[order]
+    return float((np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean())
+
+
+def test_metrics_against_their_definitions():
+    result = evaluation.metrics(SCORES, TARGETS, top_k=4)
+    valid = TARGETS.any(1)
+    scores, targets = SCORES[valid], TARGETS[valid]
+    assert (result["valid_samples"], result["total_samples"]) == (valid.sum(), 60)
+    best = np.argsort(-scores, axis=1)
+    for k in (1, 3, 5, 10):
+        hit = [targets[i, best[i, :k]].any() for i in range(len(scores))]
+        assert result[f"acc@{k}"] == pytest.approx(np.mean(hit))
+    predicted = np.zeros_like(targets)
+    for i in range(len(scores)):
+        predicted[i, best[i, :4]] = True
+    assert result["f1_micro"] == pytest.approx(f1_score(targets, predicted, average="micro"))
+    assert result["f1_macro"] == pytest.approx(f1_score(targets, predicted, average="macro", zero_division=0))
+    true_positives = (predicted & targets).sum()
+    assert result["precision_micro"] == pytest.approx(true_positives / predicted.sum())
+    assert result["recall_micro"] == pytest.approx(true_positives / targets.sum())
+    classes = np.flatnonzero(targets.any(0))
+    expected = np.mean([average_precision(targets[:, j], scores[:, j]) for j in classes])
+    assert result["map"] == pytest.approx(expected)
+    assert result["map_samples"] == pytest.approx(label_ranking_average_precision_score(targets, scores))
+    areas = []
+    for j in classes:
+        positive, negative = scores[targets[:, j], j], scores[~targets[:, j], j]
+        areas.append((positive[:, None] > negative).mean())
+    assert result["auc"] == pytest.approx(np.mean(areas))
+    # The quantile is checked through its inverse, the normal distribution function.
+    assert 0.5 * (1 + math.erf(result["d_prime"] / 2)) == pytest.approx(result["auc"])
+
+
+def test_all_four_accuracies_whatever_top_k():
+    small = evaluation.metrics(SCORES, TARGETS, top_k=1)
+    large = evaluation.metrics(SCORES, TARGETS, top_k=9)
+    for k in (1, 3, 5, 10):
+        assert small[f"acc@{k}"] == large[f"acc@{k}"]
+    assert small["acc@10"] > small["acc@5"] > small["acc@1"]
+
+
+def test_a_perfect_and_a_reversed_ranking():
+    perfect = evaluation.metrics(TARGETS * 1.0 + RNG.random(TARGETS.shape) * 0.1, TARGETS, top_k=1)
+    assert perfect["acc@1"] == perfect["map"] == perfect["map_samples"] == perfect["auc"] == 1
+    assert perfect["d_prime"] is None
+    reversed_ = evaluation.metrics(-(TARGETS * 1.0), TARGETS, top_k=1)
+    assert reversed_["acc@1"] == 0 and reversed_["auc"] == 0
+
+
+def test_no_ground_is_null_not_zero():
+    result = evaluation.metrics(SCORES, np.zeros_like(TARGETS), top_k=3)
+    assert result.pop("valid_samples") == 0 and result.pop("total_samples") == 60
+    assert set(result.values()) == {None}
+    json.dumps(result, allow_nan=False)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    scores = SCORES.copy()
+    scores[3, 7] = np.nan
+    with pytest.raises(UserError, match="clip 3 and class 7"):
+        evaluation.metrics(scores, TARGETS, top_k=3)
+
+
+def test_predictions_and_ties():
+    clip = Clip(4, "vid", ["A"], ["/m/1"], [0])
+    (entry,) = evaluation.predictions(np.array([[0.5, 0.9, 0.9, 0.1]]), [clip], ["A", "B", "C", "D"], 3)
+    assert entry["predicted_top1"] == "B"
+    assert [(b["rank"], b["classname"], b["similarity"]) for b in entry["top_k_predictions"]] == [
+        (1, "B", 0.9),
+        (2, "C", 0.9),
+        (3, "A", 0.5),
+    ]
+    assert (entry["sample_id"], entry["video_id"]) == (4, "vid")
+    assert (entry["ground_truth_labels"], entry["ground_truth_human_labels"]) == (["/m/1"], ["A"])
+
+
+def test_alike_rows_are_a_warning(caplog):
+    evaluation.warn_if_alike(np.tile(RNG.random(5), (4, 1)))
+    assert "alike" in caplog.text
+    caplog.clear()
+    evaluation.warn_if_alike(SCORES)
+    assert not caplog.text
+
+
+def test_no_match_shows_near_names():
+    clips = [Clip(0, "a", ["Speach"], [])]
+    with pytest.raises(UserError, match=r"'Speach' \(near: 'Speech'\)"):
+        evaluation.require_matches(clips, Skipped(), ClassList(["Speech", "Music"]))

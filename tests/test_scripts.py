@@ -1,0 +1,287 @@
+"""The three entry scripts as a user runs them: the manual's commands, files, keys and errors."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, TINY, script, tone_rows, write_rows
+
+TRAIN, TEST, HYPERBOLIC = "train_hyperbolic_clap.py", "test_clap_modelscope.py", "test_hyperbolic_clap_modelscope.py"
+METRICS = (
+    "acc@1 acc@3 acc@5 acc@10 f1_micro f1_macro precision_micro precision_macro recall_micro recall_macro "
+    "map map_samples auc d_prime valid_samples total_samples"
+).split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One training run on tones with the manual's flags, and the folder it worked in."""
+    home = tmp_path_factory.mktemp("trained")
+    rows = tone_rows(24)
+    rows[3]["audio"]["bytes"] = b"broken"
+    rows[7]["human_labels"] = []
+    write_rows(home / "data", rows[:12], "00.parquet")
+    write_rows(home / "data", rows[12:], "01.parquet")
+    flags = "--num-samples 10000 --epochs 3 --batch-size 16 --learning-rate 1e-4 --c 1.0 --temperature 1.0".split()
+    done = script(
+        TRAIN,
+        "--parquet-dir",
+        home / "data",
+        "--output-dir",
+        home / "out",
+        *flags,
+        "--train-ratio",
+        "0.8",
+        "--cache-dir",
+        home / "cache",
+    )
+    return home, done
+
+
+def best(home):
+    (path,) = (home / "out").glob("best_projection_epoch_*.pth")
+    return path
+
+
+def evaluate(home, name, *flags, output=None, **options):
+    output = output or home / "results.json"
+    done = script(
+        name, "--parquet-dir", home / "data", "--cache-dir", home / "cache", "--output-json", output, *flags, **options
+    )
+    return done, json.loads(output.read_text()) if output.exists() else None
+
+
+def test_training_files(trained):
+    home, done = trained
+    assert {p.name for p in (home / "out").glob("projection_epoch_*")} == {
+        f"projection_epoch_{e}.pth" for e in (1, 2, 3)
+    }
+    content = torch.load(best(home), weights_only=True)
+    keys = "epoch projection_state_dict optimizer_state_dict train_loss val_loss c temperature embed_dim".split()
+    assert set(keys) < content.keys()
+    assert (content["c"], content["temperature"], content["embed_dim"]) == (1.0, 1.0, 512)
+    setup = json.loads((home / "out" / "setup.json").read_text())
+    assert setup["arguments"]["learning_rate"] == 1e-4 and setup["versions"]["torch"]
+    assert [e["epoch"] for e in setup["epochs"]] == [1, 2, 3]
+    assert setup["best_epoch"] == content["epoch"] == min(setup["epochs"], key=lambda e: e["val_loss"])["epoch"]
+    assert setup["clips"]["used"] == 22
+    assert setup["clips"]["skipped"] == {
+        "no label": {"count": 1, "first": ["tone7"]},
+        "undecodable audio": {"count": 1, "first": ["tone3"]},
+    }
+    assert "skipped 1 rows: undecodable audio (tone3)" in done.stdout
+    assert str(best(home)) in done.stdout.splitlines()[-1]
+
+
+def test_results_json(trained):
+    home, _ = trained
+    flags = ("--projection-checkpoint", best(home), "--num-samples", "100", "--top-k", "5", "--c", "1.0")
+    _, result = evaluate(
+        home,
+        HYPERBOLIC,
+        *flags,
+        "--temperature",
+        "1.0",
+        "--class-labels",
+        ROOT / "CLAP/class_labels/audioset_class_labels_indices.json",
+    )
+    assert list(result["metrics"]) and set(result["metrics"]) == set(METRICS)
+    assert {"command", "arguments", "time", "versions", "clips"} <= result["test_info"].keys()
+    info = result["model_info"]
+    assert info["use_hyperbolic"] is True and info["projection_checkpoint"] == str(best(home))
+    assert (info["c"], info["curvature"], info["temperature"]) == (1.0, -1.0, 1.0)
+    assert set(result["similarity_stats"]) == {"min", "max", "mean", "std"}
+    assert result["similarity_stats"]["max"] < 0
+    first = result["predictions"][0]
+    assert set(first) == {
+        "sample_id",
+        "video_id",
+        "predicted_top1",
+        "top_k_predictions",
+        "ground_truth_labels",
+        "ground_truth_human_labels",
+    }
+    assert [entry["rank"] for entry in first["top_k_predictions"]] == [1, 2, 3, 4, 5]
+    assert set(first["top_k_predictions"][0]) == {"rank", "classname", "similarity"}
+    assert len(result["predictions"]) == result["metrics"]["total_samples"] == 22
+
+
+def test_both_ways_to_hyperbolic_agree_and_repeat(trained):
+    home, _ = trained
+    flags = ("--projection-checkpoint", best(home))
+    _, thin = evaluate(home, HYPERBOLIC, *flags)
+    _, flagged = evaluate(home, TEST, "--use-hyperbolic", *flags)
+    _, cold = evaluate(home, HYPERBOLIC, *flags, "--no-cache")
+    for key in ("metrics", "predictions", "similarity_stats", "model_info"):
+        assert thin[key] == flagged[key] == cold[key]
+
+
+def test_plain_cosine_differs_in_nothing_but_the_similarity(trained):
+    home, _ = trained
+    _, cosine = evaluate(home, TEST, "--num-samples", "100")
+    _, hyperbolic = evaluate(home, HYPERBOLIC, "--projection-checkpoint", best(home))
+    assert cosine["model_info"]["use_hyperbolic"] is False and cosine["model_info"]["c"] is None
+    assert -1 <= cosine["similarity_stats"]["min"] and cosine["similarity_stats"]["max"] <= 1
+    for a, b in zip(cosine["predictions"], hyperbolic["predictions"], strict=True):
+        for key in ("sample_id", "video_id", "ground_truth_labels", "ground_truth_human_labels"):
+            assert a[key] == b[key]
+
+
+def test_trained_cosine_is_tested_without_the_flag(trained, tmp_path):
+    home, _ = trained
+    script(
+        TRAIN,
+        "--parquet-dir",
+        home / "data",
+        "--output-dir",
+        tmp_path / "out",
+        "--similarity",
+        "cosine",
+        "--epochs",
+        "1",
+        "--cache-dir",
+        home / "cache",
+    )
+    path = tmp_path / "out" / "best_projection_epoch_1.pth"
+    _, result = evaluate(home, TEST, "--projection-checkpoint", path)
+    assert result["model_info"]["similarity"] == "cosine" and result["similarity_stats"]["max"] <= 1
+    done, _ = evaluate(home, TEST, "--use-hyperbolic", "--projection-checkpoint", path, check=False)
+    assert done.returncode == 2 and "was trained for cosine similarity" in done.stderr
+
+
+def test_a_timestamped_file_without_output_json(trained, tmp_path):
+    home, _ = trained
+    script(TEST, "--parquet-dir", home / "data", "--cache-dir", home / "cache", cwd=tmp_path)
+    (path,) = tmp_path.glob("results_original_*.json")
+    json.loads(path.read_text())
+
+
+def test_num_samples_takes_the_first_usable_clips(trained):
+    home, _ = trained
+    _, result = evaluate(home, TEST, "--num-samples", "4")
+    assert [entry["video_id"] for entry in result["predictions"]] == ["tone0", "tone1", "tone2", "tone4"]
+
+
+def test_another_class_list(trained, tmp_path):
+    home, _ = trained
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"Music": 0, "sine wave": 1, "Chirp tone": 2, "Dog": 3}))
+    _, result = evaluate(home, TEST, "--class-labels", labels)
+    assert result["metrics"]["acc@5"] == result["metrics"]["acc@10"] == 1.0
+    assert len(result["predictions"][0]["top_k_predictions"]) == 4
+
+
+def test_an_earlier_run_is_kept_aside(trained, tmp_path):
+    home, _ = trained
+    for _ in range(2):
+        script(
+            TRAIN,
+            "--parquet-dir",
+            home / "data",
+            "--output-dir",
+            tmp_path / "out",
+            "--epochs",
+            "1",
+            "--cache-dir",
+            home / "cache",
+        )
+    assert len(list((tmp_path / "out").glob("best_*.pth"))) == 1
+    assert len(list((tmp_path / "out").glob("earlier_*/best_*.pth"))) == 1
+
+
+def refuse(name, *flags, code=2):
+    done = script(name, *flags, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--c", "0"], "argument --c: 0 is not a finite number above 0"),
+        (["--c", "nan"], "argument --c: nan is not a finite number above 0"),
+        (["--temperature", "-1"], "argument --temperature: -1"),
+        (["--train-ratio", "1"], "argument --train-ratio: 1 is not between 0 and 1"),
+        (["--num-samples", "1"], "argument --num-samples: 1 is below 2"),
+        (["--epochs", "two"], "argument --epochs: 'two' is not a whole number"),
+        (["--device", "quantum"], "--device 'quantum' is not a device"),
+        (["--checkpoint", "/no/such/model"], "--checkpoint /no/such/model is neither a local folder"),
+        (["--class-labels", "missing.json"], "--class-labels missing.json cannot be read"),
+        (["--output-dim", "513"], "--output-dim 513 is above the 512 dimensions"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    ],
+)
+def test_wrong_training_flags(tones, tmp_path, flags, says):
+    sentence = refuse(TRAIN, "--parquet-dir", tones, "--output-dir", tmp_path / "out", *flags)
+    assert says in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_folders(tmp_path):
+    assert "is not a folder" in refuse(TEST, "--parquet-dir", tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    assert "holds no *.parquet file" in refuse(TEST, "--parquet-dir", tmp_path / "empty")
+    assert "--parquet-dir" in refuse(TEST)
+
+
+def test_no_usable_clip_is_an_error(tmp_path):
+    rows = [row | {"human_labels": ["No such label"]} for row in tone_rows(3)]
+    write_rows(tmp_path / "data", rows)
+    flags = ("--parquet-dir", tmp_path / "data", "--no-cache")
+    sentence = refuse(TEST, *flags, "--output-json", tmp_path / "r.json")
+    assert "no label matches" in sentence and "'No such label' (near: " in sentence
+    sentence = refuse(TRAIN, *flags, "--output-dir", tmp_path / "out")
+    assert "no label matches" in sentence and "'No such label' (near: " in sentence
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_contradicting_flags(trained, tmp_path):
+    home, _ = trained
+    data = ("--parquet-dir", home / "data", "--cache-dir", home / "cache")
+    path = best(home)
+    assert "--use-hyperbolic needs --projection-checkpoint" in refuse(TEST, *data, "--use-hyperbolic")
+    assert "--projection-checkpoint" in refuse(HYPERBOLIC, *data)
+    sentence = refuse(HYPERBOLIC, *data, "--projection-checkpoint", path, "--c", "0.5")
+    assert "--c 0.5 contradicts" in sentence and "c = 1;" in sentence
+    sentence = refuse(HYPERBOLIC, *data, "--projection-checkpoint", path, "--temperature", "2")
+    assert "--temperature 2 contradicts" in sentence
+    assert "add --use-hyperbolic" in refuse(TEST, *data, "--projection-checkpoint", path)
+    sentence = refuse(HYPERBOLIC, *data, "--projection-checkpoint", home / "out" / "best_projection_epoch_99.pth")
+    assert "does not exist" in sentence and path.name in sentence
+    other = tmp_path / "model"
+    shutil.copytree(TINY, other)
+    (other / "config.json").write_text((TINY / "config.json").read_text() + " ")
+    sentence = refuse(HYPERBOLIC, *data, "--projection-checkpoint", path, "--checkpoint", other)
+    assert "is another model" in sentence
+
+
+def test_without_cuda_a_visible_warning_and_the_cpu(trained):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    home, _ = trained
+    done, result = evaluate(home, TEST, "--device", "cuda:0")
+    assert "warning: CUDA is not available, so --device cuda:0 becomes cpu" in done.stdout
+    assert result["test_info"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("name", [TRAIN, TEST, HYPERBOLIC])
+def test_help_imports_nothing_heavy(name):
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        "try: runpy.run_path(sys.argv.pop(0) and %r, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'modelscope', 'pyarrow', 'numpy', 'sklearn', 'librosa', 'pandas'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    code = code.replace("sys.argv.pop(0) and ", "") % str(ROOT / name)
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--parquet-dir" in done.stdout
+    assert time.perf_counter() - started < 10  # far above the real 0.2 s: only a hang or heavy imports exceed it
