@@ -15,6 +15,8 @@ REQUIRED = {
     "epoch": int,
     "projection_state_dict": dict,
     "optimizer_state_dict": dict,
+    "scale_state_dict": dict,
+    "identity": dict,
     "train_loss": float,
     "val_loss": float,
     "c": float,

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from common import CLASS_LABELS, Parser, UserError, at_least, log, run, write_atomic, write_json
 
-COUNTS = ("valid_samples", "total_samples")
+COUNTS = ("valid_samples", "total_samples", "wrong_top1")
+LESS_IS_BETTER = ("mean_rank", "wrong_top1_distance")
 LEGEND = {
     "]": "[...] is the 95 % interval",
     "]*": "* where it excludes 0",
@@ -82,8 +83,8 @@ def compare(files: list, args: argparse.Namespace) -> dict:
     depths = [file.depth for file in files if file.depth]
     k = min(depths, default=0)
     if len(set(depths)) > 1:
-        notes.append(f"the files hold {', '.join(map(str, depths))} predictions for each clip; precision, recall, f1 "
-                     f"and mrr are compared at {k}")
+        held = " and ".join(map(str, depths))
+        notes.append(f"the files hold {held} predictions for each clip; precision, recall, f1, mrr: at {k}")
     base, measures, every, tables, classes = files[0], [], [], [], []
     for file in files:
         measures.append(Measures(file, np.flatnonzero(file.valid), k, tree))
@@ -217,7 +218,7 @@ def render(report: dict, markdown: bool) -> str:
         base, *others = content["files"]
         head = ["metric", base, *others, *(f"{other} - {base}" for other in others)]
         rows = [
-            [row["metric"], *map(value_text, row["values"]), *map(difference_text, row["differences"])]
+            [metric_text(row["metric"]), *map(value_text, row["values"]), *map(difference_text, row["differences"])]
             for row in content["rows"]
         ]
         parts += [heading(content["title"], markdown), grid(head, rows, markdown)]
@@ -259,6 +260,10 @@ def grid(head: list[str], rows: list[list[str]], markdown: bool) -> str:
 
 def number(value) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def metric_text(name: str) -> str:
+    return f"{name} (less is better)" if name in LESS_IS_BETTER else name
 
 
 def value_text(cell: dict | None) -> str:

@@ -184,7 +184,8 @@ class Measures:
     def _from_predictions(self, tree: Ontology) -> None:
         one, hits = np.ones(self.size), np.take_along_axis(self.targets, self.top, axis=1)
         self.hits = hits
-        for rank in (r for r in RANKS if r <= hits.shape[1]):
+        whole = hits.shape[1] == len(self.names)
+        for rank in (r for r in RANKS if whole or r <= hits.shape[1]):
             self.ratios[f"acc@{rank}"] = hits[:, :rank].any(axis=1), one
         first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.inf)
         self.ratios["mrr"] = np.where(first <= self.k, 1 / first, 0), one

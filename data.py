@@ -2,6 +2,7 @@
 
 Columns: `audio` (struct with `bytes`; plain bytes; struct with `array` and `sampling_rate`; or a list of
 samples, taken as 48 kHz), `human_labels`, and optionally `labels` (machine ids) and `video_id`.
+A file of another form is refused (UserError); a row that cannot be used is skipped and counted (RowError).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common import UserError, warn
@@ -22,9 +24,12 @@ from labels import ClassList
 
 SAMPLE_RATE = 48_000
 MAX_SECONDS = 600  # of a clip that are read; more would let one file fill the memory
+MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE  # the same bound for higher rates, so these are read for less long
 BLOCK_SAMPLES = 1 << 20  # samples decoded at a time, all channels together
-MAX_RATE = 1_000_000
+MIN_RATE, MAX_RATE = 1_000, 1_000_000  # 44 is most likely meant as kHz
 ROWS_AT_ONCE = 16
+UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)  # the last from damaged column names
+COLUMNS = ("video_id", "audio", "labels", "human_labels")
 # What libsndfile cannot open but librosa's decoders can: MP4/M4A, Matroska/WebM, ADTS AAC, Windows Media.
 FOREIGN_CONTAINERS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"0&\xb2u"))
 
@@ -71,7 +76,8 @@ class ParquetFolder:
         self.classes = classes
         if not folder.is_dir():
             raise UserError(f"--parquet-dir {folder} is not a folder; give the folder that holds the *.parquet files")
-        self.files = sorted(p for p in folder.glob("*.parquet") if p.is_file())
+        # A link to nowhere stays in, to be refused; hidden files are what systems add (macOS: ._00.parquet).
+        self.files = sorted(p for p in folder.glob("*.parquet") if not p.is_dir() and not p.name.startswith("."))
         nested = sum(1 for p in folder.glob("*/**/*.parquet") if p.is_file())
         if not self.files:
             hint = f" ({nested} lie in its sub-folders, which are not read)" if nested else ""
@@ -85,40 +91,52 @@ class ParquetFolder:
     @staticmethod
     def _check(file: Path) -> int:
         try:
-            parquet = pq.ParquetFile(file)
-        except (OSError, pa.ArrowException) as error:
+            with _open(file) as parquet:
+                schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        except UNREADABLE as error:
             raise UserError(f"{file} cannot be read as parquet: {_first_line(error)}") from None
-        with parquet:
-            columns = parquet.schema_arrow.names
-            for column in ("audio", "human_labels"):
-                if column not in columns:
-                    raise UserError(f"{file} has no column {column!r}; its columns are {', '.join(columns) or 'none'}")
-            return parquet.metadata.num_rows
+        for column in COLUMNS:
+            count = schema.names.count(column)
+            if count > 1:
+                raise UserError(f"{file} has {count} columns {column!r}; it must have one")
+            if count == 0 and column in ("audio", "human_labels"):
+                raise UserError(f"{file} has no column {column!r}; its columns are {', '.join(schema.names) or 'none'}")
+        for column, fits, need in (
+            ("audio", _may_hold_audio, "encoded bytes or samples"),
+            ("human_labels", _may_hold_text, "label names"),
+        ):
+            kind = schema.field(column).type
+            if not fits(kind):
+                raise UserError(f"{file}: its column {column!r} is {_first_line(kind)}, which cannot hold {need}")
+        return rows
 
     def __iter__(self) -> Iterator[Clip]:
         """Every row in order as a Clip; a few rows are in memory at a time."""
         sample_id = 0
         for file in self.files:
+            before = sample_id
             try:
-                with pq.ParquetFile(file) as parquet:
-                    wanted = [c for c in ("video_id", "audio", "labels", "human_labels") if c in parquet.schema_arrow.names]
+                with _open(file) as parquet:
+                    wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
                     for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=wanted, use_threads=False):
                         columns = {name: batch.column(name) for name in batch.schema.names}
                         for i in range(batch.num_rows):
                             yield self._clip(columns, i, sample_id, file)
                             sample_id += 1
-            except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{file} is damaged after row {sample_id}: {_first_line(error)}") from None
+            except UNREADABLE as error:
+                raise UserError(f"{file} is damaged after its row {sample_id - before}: {_first_line(error)}") from None
 
     def _clip(self, columns: dict[str, pa.Array], i: int, sample_id: int, file: Path) -> Clip:
-        names = self.classes.parse(columns["human_labels"][i].as_py())
-        ids = self.classes.parse(columns["labels"][i].as_py()) if "labels" in columns else []
-        given = columns["video_id"][i].as_py() if "video_id" in columns else None
-        audio, rate = _audio_cell(columns["audio"], i)
+        names = self.classes.parse(_plain(columns["human_labels"][i]))
+        ids = self.classes.parse(_plain(columns["labels"][i])) if "labels" in columns else []
+        given = _plain(columns["video_id"][i]) if "video_id" in columns else None
+        if isinstance(given, bytes):
+            given = given.decode("utf-8", "replace")
+        audio, rate = _audio_cell(columns["audio"][i])
         return Clip(
             sample_id=sample_id,
-            # Without an id of its own a row stands for itself, so a split never ties strangers together.
-            video_id=str(given) if given not in (None, "") else f"{file.stem}#{sample_id}",
+            # Without an id of its own (None, "", NaN) a row stands for itself: a split never ties strangers together.
+            video_id=f"{file.stem}#{sample_id}" if given in (None, "") or given != given else str(given),
             human_labels=names,
             machine_labels=ids,
             positions=self.classes.match(names),
@@ -127,46 +145,96 @@ class ParquetFolder:
         )
 
 
-def _first_line(error: Exception) -> str:
+def _open(file: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def _first_line(error: object) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _audio_cell(column: pa.Array, i: int) -> tuple[bytes | np.ndarray | None, int]:
+def _is_list(kind: pa.DataType) -> bool:
+    tests = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
+    return any(getattr(pa.types, test)(kind) for test in tests)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+    return any(getattr(pa.types, test)(kind) for test in tests)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _innermost(kind: pa.DataType) -> pa.DataType:
+    """The type of what a (nested) list or dictionary type holds."""
+    while _is_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _may_hold_audio(kind: pa.DataType) -> bool:
+    inner = _innermost(kind)
+    if _is_list(kind):
+        return _is_number(inner) or pa.types.is_null(inner)
+    return _is_binary(inner) or pa.types.is_struct(kind) or pa.types.is_null(kind)
+
+
+def _may_hold_text(kind: pa.DataType) -> bool:
+    inner = _innermost(kind)
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null, _is_binary)
+    return any(test(inner) for test in texts)
+
+
+def _plain(cell: pa.Scalar):
+    """A cell as a Python value; None if it has none (text that is not UTF-8, a year 9 million, ...)."""
+    try:
+        return cell.as_py()
+    except Exception:  # each Arrow type fails in its own way
+        return None
+
+
+def _audio_cell(cell: pa.Scalar) -> tuple[bytes | np.ndarray | None, int]:
     """The audio of one row as (encoded bytes or samples or None, sampling rate)."""
-    if pa.types.is_struct(column.type):
-        if not column[i].is_valid:
-            return None, SAMPLE_RATE
-        fields = {f.name: column.field(f.name)[i] for f in column.type}
-        data = fields["bytes"].as_py() if "bytes" in fields else None
-        if data is None and "array" in fields:
-            rate = fields["sampling_rate"].as_py() if "sampling_rate" in fields else None
-            return _samples(fields["array"]), SAMPLE_RATE if rate is None else int(rate)
-        return data, SAMPLE_RATE
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        return _samples(column[i]), SAMPLE_RATE
-    value = column[i].as_py()
-    return value if isinstance(value, bytes) else None, SAMPLE_RATE
+    if not pa.types.is_struct(cell.type) or not cell.is_valid:
+        return _content(cell), SAMPLE_RATE
+    fields = {cell.type.field(i).name: i for i in range(cell.type.num_fields)}
+    data = _content(cell[fields["bytes"]]) if "bytes" in fields else None
+    if isinstance(data, bytes) or "array" not in fields:
+        return data if isinstance(data, bytes) else None, SAMPLE_RATE
+    rate = _plain(cell[fields["sampling_rate"]]) if "sampling_rate" in fields else None
+    try:
+        rate = SAMPLE_RATE if rate is None else int(rate)
+    except (TypeError, ValueError, OverflowError):
+        rate = 0  # which decode refuses
+    return _content(cell[fields["array"]]), rate
 
 
-def _samples(cell: pa.Scalar) -> np.ndarray | None:
-    """A (nested) list cell as an array of shape (samples,) or (channels, samples), keeping its number type."""
+def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
+    """Encoded bytes, or samples of shape (samples,) or (channels, samples) in their number type; else None."""
     if not cell.is_valid:
         return None
+    if not _is_list(cell.type):
+        value = _plain(cell)
+        return value if isinstance(value, bytes) else None
     values = cell.values
-    if pa.types.is_primitive(values.type):
+    if _is_number(values.type):
         return values.to_numpy(zero_copy_only=False)
-    channels = [_samples(channel) for channel in values]
-    try:
-        return np.stack(channels)
-    except (TypeError, ValueError):
+    if not _is_list(values.type) or not _is_number(values.type.value_type) or not len(values) or values.null_count:
         return None
+    lengths = pc.list_value_length(values)
+    if len(lengths.unique()) > 1:
+        return None
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows becomes infinite and is refused
 def decode(clip: Clip) -> np.ndarray:
-    """A clip's audio as a (samples,) float32 waveform: 48 kHz, mono, within [-1, 1], finite, not empty.
+    """A clip's audio as a (samples,) float32 waveform: 48 kHz, mono, finite, not empty.
 
     Channels are averaged (so anti-phase stereo becomes silence), integers are scaled by their range,
-    floats beyond 1 are scaled down by their peak. Only the first MAX_SECONDS are read.
+    floats beyond 1 are scaled down by their peak. Only the first MAX_SECONDS (MAX_SAMPLES) are read.
     Raises RowError with the reason why it cannot be used.
     """
     if clip.audio is None or len(clip.audio) == 0:
@@ -181,31 +249,38 @@ def decode(clip: Clip) -> np.ndarray:
         raise RowError("empty audio")
     if not np.isfinite(mono).all():
         raise RowError("audio with NaN or infinity")
-    peak = np.abs(mono).max()
-    if peak > 1:
-        mono = mono / peak
+    peak = max(mono.max(), -mono.min())
+    mono = (mono / peak if peak > 1 else mono).astype(np.float32, copy=False)
     if rate != SAMPLE_RATE:
         import soxr
 
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    if not len(mono):
-        raise RowError("empty audio", "too short to resample")
-    return np.ascontiguousarray(mono, dtype=np.float32)
+        if not len(mono):
+            raise RowError("empty audio", "too short to resample")
+    return np.ascontiguousarray(mono)
 
 
-def _check_rate(rate: int) -> None:
-    if not 0 < rate <= MAX_RATE:
+def _frames_to_read(rate: int) -> int:
+    """The bound on a clip's frames; RowError for a rate that no recording has."""
+    if not MIN_RATE <= rate <= MAX_RATE:
         raise RowError("impossible sampling rate", f"{rate} Hz")
+    return min(rate * MAX_SECONDS, MAX_SAMPLES)
+
+
+class _Bytes(io.BytesIO):
+    """libsndfile seeks to -1 in damaged AIFF files, and an error in there is printed with its traceback."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return super().seek(max(offset, 0) if whence == 0 else offset, whence)
 
 
 def _decode_with_soundfile(data: bytes) -> tuple[np.ndarray, int]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Bytes(data)) as file:
             rate, parts = file.samplerate, []
-            _check_rate(rate)
-            frames, limit = max(1, BLOCK_SAMPLES // file.channels), rate * MAX_SECONDS
+            frames, limit = max(1, BLOCK_SAMPLES // file.channels), _frames_to_read(rate)
             while limit > 0:
                 block = file.read(min(frames, limit), dtype="float32", always_2d=True)
                 if not len(block):
@@ -235,26 +310,21 @@ def _decode_with_librosa(data: bytes) -> tuple[np.ndarray, int]:
 
 
 def _mono_of_samples(samples: np.ndarray, rate: int) -> np.ndarray:
-    _check_rate(rate)
     if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
         samples = samples.T
-    samples = samples[..., : rate * MAX_SECONDS]
+    samples = samples[..., : _frames_to_read(rate)]
+    if not samples.size:
+        raise RowError("empty audio")
+    mono = samples.mean(axis=0, dtype=np.float64) if samples.ndim == 2 else samples.astype(np.float64)
     kind = samples.dtype
-    if kind.kind not in "iuf":
-        raise RowError("audio is not numbers", str(kind))
-    samples = samples.astype(np.float32 if kind.kind == "f" else np.float64)
-    if kind.kind in "iu" and samples.size:
-        samples = (samples - _integer_zero(kind)) / _integer_range(kind, samples)
-    return samples.mean(axis=0, dtype=np.float32) if samples.ndim == 2 else samples.astype(np.float32)
+    if kind.kind == "u" and kind.itemsize < 8:
+        mono -= 2 ** (8 * kind.itemsize - 1)
+    return mono if kind.kind == "f" else mono / _integer_range(samples)
 
 
-def _integer_zero(kind: np.dtype) -> int:
-    return (np.iinfo(kind).max + 1) // 2 if kind.kind == "u" else 0
-
-
-def _integer_range(kind: np.dtype, samples: np.ndarray) -> float:
+def _integer_range(samples: np.ndarray) -> float:
     """Full scale: the type's own range; 64-bit lists hold narrower samples, so the narrowest of 16, 24, 32 bits."""
-    if kind.itemsize < 8:
-        return float(2 ** (8 * kind.itemsize - 1))
-    peak = np.abs(samples).max()
+    if samples.itemsize < 8:
+        return float(2 ** (8 * samples.itemsize - 1))
+    peak = max(int(samples.max()), -int(samples.min()))
     return next((float(2**bits) for bits in (15, 23, 31) if peak <= 2**bits), float(2**63))

@@ -116,7 +116,7 @@ def tangent_pairwise_distance(u, v, c):
     Shapes (N, D), (M, D) -> (N, M), in units where d(0, expmap0(v)) = 2|v|. ValueError for a bad c or shape.
 
     Works in row blocks and never holds an (N, M, D) tensor. Equal rows give exactly 0 with gradient 0.
-    On CUDA one call waits for the device three times (the check of c and two data-dependent branches).
+    On CUDA each block waits for the device three times, where branches depend on the data.
     First derivatives only.
     """
     _check(u, v, ndim=2)

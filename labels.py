@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import json
 import re
@@ -11,12 +10,16 @@ from pathlib import Path
 from common import ROOT, UserError
 
 ONTOLOGY = ROOT / "CLAP" / "class_labels" / "audioset_ontology.json"
-_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+# A quoted item of a written list, closed by its quote or the end: whatever opens matches, so the time is linear.
+_QUOTED = re.compile(
+    r"""(?<![^\s,(\[])[bu]?(?:'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|"((?:[^"\\]|\\.)*+)(?:"|\\?\Z))""", re.DOTALL
+)
+_BESIDE_QUOTED = re.compile(r"(?:[\s,\[\]()]|None|nan|np\.str_)*+")
 
 
 def normalise(name: str) -> str:
-    """A label as it is compared: without regard to case and surrounding or repeated space."""
-    return " ".join(name.split()).casefold()
+    """A label as it is compared: without regard to case, repeated space and space around it or its commas."""
+    return ", ".join(" ".join(part.split()) for part in name.split(",")).casefold()
 
 
 class ClassList:
@@ -28,24 +31,28 @@ class ClassList:
     def __init__(self, names: list[str]):
         self.names = names
         self.position = {normalise(name): i for i, name in enumerate(names)}
+        self.most_parts = 1 + max((name.count(",") for name in self.position), default=0)
         # AudioSet files sometimes hold machine ids (/m/09x0r) where the names should be.
         for node in json.loads(ONTOLOGY.read_text(encoding="utf-8"))["nodes"]:
             if normalise(node["name"]) in self.position:
-                self.position.setdefault(node["id"], self.position[normalise(node["name"])])
+                self.position.setdefault(normalise(node["id"]), self.position[normalise(node["name"])])
 
     @classmethod
     def read(cls, path: Path) -> ClassList:
         """The class list of a JSON file of name -> index; UserError if it is not one."""
         try:
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            # Pairs, because a plain object would silently lose a name that occurs twice.
+            table = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
         except OSError as error:
             raise UserError(f"--class-labels {path} cannot be read ({error.strerror})") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"--class-labels {path} is not JSON; it must be an object of class name -> index") from None
-        if not isinstance(table, dict) or len(table) < 2 or not all(type(i) is int for i in table.values()):
+        if not isinstance(table, _Pairs) or len(table) < 2 or not all(type(index) is int for _, index in table):
             raise UserError(f"--class-labels {path} must be an object of two or more class names -> whole-number index")
-        names = sorted(table, key=table.get)
-        if len(set(table.values())) < len(names) or len(set(map(normalise, names))) < len(names):
+        names = [name for name, _ in sorted(table, key=lambda pair: pair[1])]
+        if not all(map(normalise, names)):
+            raise UserError(f"--class-labels {path} holds an empty class name; each class needs a name")
+        if len({index for _, index in table}) < len(names) or len(set(map(normalise, names))) < len(names):
             raise UserError(f"--class-labels {path} holds an index or a name twice; each must occur once")
         return cls(names)
 
@@ -62,42 +69,50 @@ class ClassList:
 
     def near(self, label: str) -> str | None:
         """The class name that looks most like `label`, for error messages."""
-        close = difflib.get_close_matches(label, self.names, n=1, cutoff=0.0)
+        close = difflib.get_close_matches(label[:100], self.names, n=1, cutoff=0.0)
         return close[0] if close else None
 
     def parse(self, value) -> list[str]:
         """One cell of a label column -> label names, in order, each once.
 
-        value: None, a string, or a list of them. A string may be one name, names joined by commas
-        (AudioSet names contain commas themselves, so the longest known names are matched first),
-        by semicolons or bars, or a JSON, Python or NumPy list written out as text.
+        value: None, text, or a (nested) list of them; anything else in it is no label. Text may be one name, names
+        joined by commas (AudioSet names contain commas themselves, so the longest known names are matched first),
+        by semicolons or bars, or a JSON, Python or NumPy list written out.
         """
-        if value is None:
-            return []
-        found: list[str] = []
-        if isinstance(value, str):
-            found = self._parse_text(value)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                found += self.parse(item)
-        return list({normalise(name): name for name in reversed(found)}.values())[::-1]
+        found: dict[str, str] = {}
+        waiting = [value]  # a stack instead of recursion: lists may nest as deep as they like
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, bytes):
+                value = value.decode("utf-8", "replace")
+            if isinstance(value, str):
+                names, more = self._read(value.strip())
+                for name in names:
+                    found.setdefault(normalise(name), name.encode("utf-8", "replace").decode("utf-8"))
+                waiting += reversed(more)
+            elif isinstance(value, (list, tuple)):
+                waiting += reversed(value)
+        return list(found.values())
 
-    def _parse_text(self, text: str) -> list[str]:
-        text = text.strip()
+    def _read(self, text: str) -> tuple[list[str], list]:
+        """A text as (names, values that must be parsed in turn); one of the two is empty."""
         if not text or self.find(text) is not None:
-            return [text] if text else []
-        if text[0] in "[(" and text[-1] in "])":
-            return self.parse(_written_list(text))
+            return [text] if text else [], []
+        if text[0] in "[('\"" and text[-1] in "])'\"":
+            items = _written_list(text)
+            if items is not None:
+                return [], items
+            if text[0] in "[(":
+                text = text[1:-1]
         for separator in ";|\t\n":
-            if separator in text:
-                return [name for part in text.split(separator) for name in self._parse_text(part)]
-        return self._split_commas(text)
+            text = text.replace(separator, "\n")
+        return [name for line in text.split("\n") for name in self._split_commas(line)], []
 
     def _split_commas(self, text: str) -> list[str]:
         parts = [part.strip() for part in text.split(",")]
         names, start = [], 0
         while start < len(parts):
-            for end in range(len(parts), start, -1):
+            for end in range(min(len(parts), start + self.most_parts), start, -1):
                 name = ", ".join(parts[start:end])
                 if self.find(name) is not None or end == start + 1:
                     break
@@ -107,17 +122,17 @@ class ClassList:
         return names
 
 
-def _written_list(text: str) -> list:
-    """A list written out as text: JSON, Python, or NumPy (which has no commas)."""
+class _Pairs(list):
+    """A JSON object as its (name, value) pairs."""
+
+
+def _written_list(text: str) -> list | None:
+    """The items of a list written out as text: JSON, Python, or NumPy (which has no commas); None if it is none."""
     try:
         value = json.loads(text)
+        return value if isinstance(value, list) else [value]
     except (ValueError, RecursionError):
-        quoted = [a or b for a, b in _QUOTED.findall(text)]
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return quoted or text[1:-1].split(",")
-        # Python joins neighbouring strings, so a NumPy list evaluates to one long name.
-        if len(quoted) > len(value if isinstance(value, (list, tuple)) else [value]):
-            return quoted
-    return list(value) if isinstance(value, (list, tuple)) else [text[1:-1]]
+        # Python's own parser would join neighbouring strings, so a NumPy list would become one long name.
+        if not _BESIDE_QUOTED.fullmatch(_QUOTED.sub("", text)):
+            return None
+        return [re.sub(r"\\(.)", r"\1", a or b, flags=re.DOTALL) for a, b in _QUOTED.findall(text)]

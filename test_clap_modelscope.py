@@ -13,6 +13,7 @@ tested without --use-hyperbolic. The results JSON holds the metrics and every cl
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -51,6 +52,8 @@ def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
     )
     add("--num-samples", type=at_least(2), default=100, help="the first N usable clips (default: 100)")
     add("--output-json", type=Path, default=None, help="default: results_<kind>_<time>.json in this folder")
+    add("--save-scores", type=Path, default=None, help="also write all similarities, a .safetensors file for "
+        "compare_results.py and plot_results.py")
     add("--top-k", type=at_least(1), default=5, help="predictions per clip, and the positives of f1 (default: 5)")
     add(
         "--c",
@@ -83,9 +86,11 @@ def main(args: argparse.Namespace) -> None:
     from CLAP.cache import open_cache
     from CLAP.embeddings import embed_classes, embed_clips
     from CLAP.encoder import PROMPT, Encoder
+    from comparison import save_scores
     from data import ParquetFolder
     from hyperbolic import cosine_similarity
     from labels import ClassList
+    from ontology import ontology_metrics
     from training import target_matrix
 
     classes = ClassList.read(args.class_labels)
@@ -108,8 +113,10 @@ def main(args: argparse.Namespace) -> None:
     )
     evaluation.require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
-    similarity = projector or cosine_similarity
-    scores = similarity(audio.to(device), text.to(device)).cpu().numpy()
+    audio, text = audio.to(device), text.to(device)
+    if projector:
+        audio, text = projector.audio(audio), projector.text(text)
+    scores = (projector.compare if projector else cosine_similarity)(audio, text).cpu().numpy()
     targets = target_matrix([clip.positions for clip in clips], len(classes)).numpy()
     evaluation.warn_if_alike(scores)
     results = {
@@ -120,15 +127,22 @@ def main(args: argparse.Namespace) -> None:
             "device": str(device),
             "versions": versions(),
             "classes": len(classes),
+            "class_names": classes.names,
             "clips": {"used": len(clips), "skipped": skipped.report()},
         },
         "model_info": model_info(encoder, args, content, PROMPT),
         "similarity_stats": evaluation.similarity_stats(scores),
         "metrics": evaluation.metrics(scores, targets, args.top_k),
+        "ontology": ontology_metrics(
+            scores.argmax(axis=1), targets, classes.names, text.cpu().numpy(), audio.cpu().numpy()
+        ),
         "predictions": evaluation.predictions(scores, clips, classes.names, args.top_k),
     }
     results["test_info"]["seconds"] = round(time.time() - started, 3)
     output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
+    if args.save_scores:
+        save_scores(args.save_scores, scores, targets)
+        results["test_info"]["scores"] = os.path.relpath(args.save_scores, output.parent)
     write_json(output, results)
     for name, value in results["metrics"].items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)

@@ -48,18 +48,21 @@ class TensorBoard:
 
 
 class SwanLab:
-    """A run in FOLDER/swanlab, in SwanLab's offline mode: no account, nothing leaves the machine."""
+    """A run in FOLDER/swanlab, in SwanLab's local mode: no account, nothing leaves the machine."""
 
     def __init__(self, folder: Path):
         try:
+            import swanboard  # noqa: F401  SwanLab's local mode writes through it, and fails later without it
             import swanlab
         except ImportError:
-            raise UserError("--log-to swanlab needs a package that is missing: pip install swanlab") from None
+            raise UserError(
+                '--log-to swanlab needs a package that is missing: pip install "swanlab[dashboard]"'
+            ) from None
         self.swanlab = swanlab
         target = folder.resolve() / "swanlab"
         target.mkdir(parents=True, exist_ok=True)
         swanlab.init(project="hyperbolic-clap", experiment_name=folder.name, logdir=str(target), mode="local")
-        log.info("see the curves with: swanlab watch %s (or upload them with swanlab sync)", target)
+        log.info("see the curves with: swanlab watch %s", target)
 
     def log(self, epoch: int, figures: dict) -> None:
         """One point of each curve."""

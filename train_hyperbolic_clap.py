@@ -13,7 +13,6 @@ loss, and setup.json with the arguments, versions, clip counts and the figures o
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -30,7 +29,6 @@ from common import (
     positive,
     run,
     versions,
-    write_json,
 )
 
 
@@ -67,19 +65,22 @@ def parser() -> Parser:
     )
     add("--output-dim", type=at_least(2), default=512, help="dimensions after the projector (default: 512)")
     add("--audio-radius", type=positive, default=2.0, help="common tangent norm of audio (default: 2.0)")
+    add("--resume", action="store_true", help="go on after the last finished epoch in --output-dir")
+    add("--log-to", choices=("tensorboard", "swanlab"), default=None, help="also log every epoch to a local tracker")
     add("--learn-c", action="store_true", help="let the training change c, starting from --c")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    from checkpoints import save
     from CLAP.cache import open_cache
     from CLAP.embeddings import embed_classes, embed_clips
     from CLAP.encoder import PROMPT, Encoder
     from data import ParquetFolder
     from evaluation import reason_against, require_matches
     from labels import ClassList
-    from training import Settings, Trainer, split_by_video, target_matrix
+    from runfolder import RunFolder
+    from tracking import open_tracker
+    from training import Settings, Trainer, fingerprint, split_by_video, target_matrix
 
     device = choose_device(args.device)
     classes = ClassList.read(args.class_labels)
@@ -88,7 +89,6 @@ def main(args: argparse.Namespace) -> None:
     if args.output_dim > encoder.embed_dim:
         raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
     cache = open_cache(args, encoder)
-    set_aside_earlier_run(args.output_dir)
     setup = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "arguments": plain_arguments(args),
@@ -102,8 +102,8 @@ def main(args: argparse.Namespace) -> None:
         "epochs": [],
         "best_epoch": None,
     }
-    record = args.output_dir / "setup.json"
-    write_json(record, setup)
+    output = RunFolder(args.output_dir, setup, args.resume)
+    tracker = open_tracker(args.log_to, args.output_dir)
 
     clips, audio, skipped = embed_clips(
         folder,
@@ -117,48 +117,25 @@ def main(args: argparse.Namespace) -> None:
     require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
-    setup["clips"] = {
-        "used": len(clips),
-        "train": len(train),
-        "validation": len(validation),
-        "skipped": skipped.report(),
-    }
-    write_json(record, setup)
+    counts = {"used": len(clips), "train": len(train), "validation": len(validation)}
+    setup["clips"] = counts | {"skipped": skipped.report()}
+    output.write_setup()
     log.info("%d clips: %d train, %d validate, %d classes", len(clips), len(train), len(validation), len(classes))
 
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
     targets = target_matrix([clip.positions for clip in clips], len(classes))
     trainer = Trainer(settings, audio.to(device), targets.to(device), text.to(device), train, validation)
-    best = None
-    for result in trainer.epochs():
-        content = {
-            **result,
-            "projection_state_dict": trainer.projector.state_dict(),
-            "optimizer_state_dict": trainer.optimizer.state_dict(),
-            "scale_state_dict": trainer.scale.state_dict(),
-            "temperature": args.temperature,
-            "base_c": args.c,
-            "embed_dim": encoder.embed_dim,
-            "output_dim": args.output_dim,
-            "similarity": args.similarity,
-            "audio_radius": args.audio_radius,
-            "loss": args.loss,
-            "clap_model": encoder.name,
-            "clap_sha256": encoder.sha256,
-            "prompt": PROMPT,
-            "seed": args.seed,
-        }
-        save(args.output_dir / f"projection_epoch_{result['epoch']}.pth", content)
-        if best is None or result["val_loss"] < best["val_loss"]:
-            earlier, best = best, result
-            save(args.output_dir / f"best_projection_epoch_{best['epoch']}.pth", content)
-            if earlier:
-                (args.output_dir / f"best_projection_epoch_{earlier['epoch']}.pth").unlink(missing_ok=True)
-        setup["epochs"].append(result)
-        setup["best_epoch"] = best["epoch"]
-        write_json(record, setup)
-        log.info(describe(result))
-    log.info("best: %s", args.output_dir / f"best_projection_epoch_{best['epoch']}.pth")
+    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": PROMPT}
+    identity = settings.identity() | {"data": fingerprint(audio, targets, text, train)}
+    last = output.resume(identity) if args.resume else None
+    if last:
+        trainer.load_state(last)
+    for figures in trainer.epochs(first=last["epoch"] + 1 if last else 1):
+        output.keep(figures | trainer.state() | model | {"embed_dim": encoder.embed_dim, "identity": identity})
+        tracker.log(figures["epoch"], figures)
+        log.info(describe(figures))
+    tracker.close()
+    log.info("best: %s", output.best_path)
 
 
 def describe(result: dict) -> str:
@@ -169,18 +146,6 @@ def describe(result: dict) -> str:
         "audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text {text_radius_mean:.2f} +- "
         "{text_radius_std:.2f}, c {c:g}"
     ).format(**result)
-
-
-def set_aside_earlier_run(folder: Path) -> None:
-    """Move the files of an earlier run into a folder of their own, so nothing is lost and one best file remains."""
-    earlier = [*folder.glob("*projection_epoch_*.pth"), *folder.glob("setup.json")]
-    if not earlier:
-        return
-    aside = folder / time.strftime("earlier_%Y%m%d_%H%M%S")
-    aside.mkdir()
-    for path in earlier:
-        shutil.move(path, aside / path.name)
-    log.info("the earlier run in %s was moved to %s", folder, aside)
 
 
 if __name__ == "__main__":

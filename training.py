@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from tqdm import tqdm
@@ -30,6 +32,10 @@ class Settings:
     learn_c: bool = False
     seed: int = 42
 
+    def identity(self) -> dict:
+        """What the weights after a given epoch depend on: everything but the number of epochs."""
+        return {name: value for name, value in asdict(self).items() if name != "epochs"}
+
 
 def split_by_video(video_ids: list[str], train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the training and the validation clips; clips with one video_id stay on one side."""
@@ -53,6 +59,14 @@ def target_matrix(positions: list[list[int]], classes: int) -> torch.Tensor:
     for row, columns in enumerate(positions):
         targets[row, columns] = True
     return targets
+
+
+def fingerprint(*tensors: torch.Tensor) -> str:
+    """SHA-256 of tensors, to know again the data of a run."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Trainer:
@@ -92,6 +106,28 @@ class Trainer:
             ],
             fused=True,
         )
+
+    def state(self) -> dict:
+        """What rebuilds the projector, and what continues the training."""
+        settings = self.settings
+        return {
+            "projection_state_dict": self.projector.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "scale_state_dict": self.scale.state_dict(),
+            "temperature": settings.temperature,
+            "base_c": settings.c,
+            "output_dim": settings.output_dim,
+            "similarity": settings.similarity,
+            "audio_radius": settings.audio_radius,
+            "loss": settings.loss,
+            "seed": settings.seed,
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Take over what `state` returned after some epoch; the next epoch runs as if nothing had come between."""
+        self.projector.load_state_dict(state["projection_state_dict"])
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        self.scale.load_state_dict(state["scale_state_dict"])
 
     def epochs(self, first: int = 1) -> Iterator[dict]:
         """Train epoch by epoch; each yields its record (losses, radii, ...). UserError if a loss is not finite."""
@@ -143,6 +179,8 @@ class Trainer:
         self._check(loss, epoch, 0)
         audio_radius, text_radius = 2 * torch.cat(radii).double(), 2 * text.norm(dim=1).double()
         positive, negative = (sums / counts).tolist()
+        # Beyond 0.99 of the ball's radius: d = 2R artanh(0.99). Cosine has no ball, there it says nothing.
+        boundary = 2 * math.sqrt(float(projector.c)) * math.atanh(0.99)
         return {
             "val_loss": float(loss) / len(self.validation),
             "similarity_positives": positive,
@@ -154,4 +192,6 @@ class Trainer:
             "audio_radius_std": float(audio_radius.std(correction=0)),
             "text_radius_mean": float(text_radius.mean()),
             "text_radius_std": float(text_radius.std(correction=0)),
+            "audio_near_boundary": float((audio_radius > boundary).double().mean()),
+            "text_near_boundary": float((text_radius > boundary).double().mean()),
         }

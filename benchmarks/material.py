@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import io
 import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 LARGER_CLAP_GENERAL = {
     "text_config": {},
@@ -33,7 +45,8 @@ SMALL = {
 
 
 def class_names() -> list[str]:
-    labels = Path(__file__).resolve().parent.parent / "CLAP/class_labels/audioset_class_labels_indices.json"
+    """The 527 AudioSet names in the order of their indices."""
+    labels = ROOT / "CLAP/class_labels/audioset_class_labels_indices.json"
     return list(json.loads(labels.read_text(encoding="utf-8")))
 
 
@@ -82,3 +95,66 @@ def make_clips(folder: Path, count: int, seconds: float = 10.0, rate: int = 44_1
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "00.parquet", row_group_size=64)
     return folder
+
+
+def machine() -> str:
+    """One line for a table's caption: cores, processor, libraries, date."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{os.cpu_count()} cores, {model}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """A Markdown table, and below it the machine and the date."""
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print(f"\n{machine()}\n", flush=True)
+
+
+def parse(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
+    """The command line of a benchmark: its docstring as help, and its flags."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, options in flags:
+        parser.add_argument(name, **options)
+    return parser.parse_args()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def alternate(*works: Callable[[], object], rounds: int = 5) -> list[float]:
+    """Median seconds of each of several pieces of work, timed A B A B in one run after one warm-up each."""
+    for work in works:
+        work()
+    times = [[seconds(work) for work in works] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def run_script(name: str, *flags: object) -> float:
+    """Seconds of an entry script as a user starts it, process start included."""
+    command = [sys.executable, str(ROOT / name), *map(str, flags)]
+    return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+
+
+def run_main(name: str, *flags: object) -> float:
+    """Seconds of an entry script's work in this process, where the libraries are already imported."""
+    module = __import__(name)
+    arguments = module.parser().parse_args([str(flag) for flag in flags])
+    with quiet():
+        return seconds(lambda: module.main(arguments))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Progress bars aside, so that only the table is printed."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield

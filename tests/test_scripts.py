@@ -285,3 +285,31 @@ def test_help_imports_nothing_heavy(name):
     assert done.returncode == 0, done.stderr
     assert "--parquet-dir" in done.stdout
     assert time.perf_counter() - started < 10  # far above the real 0.2 s: only a hang or heavy imports exceed it
+
+
+def test_resume_ends_with_the_same_weights(trained, tmp_path):
+    home, _ = trained
+    flags = ["--parquet-dir", home / "data", "--cache-dir", home / "cache", "--batch-size", "16", "--seed", "42"]
+    script(TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "1")
+    (tmp_path / "out" / "best_projection_epoch_1.pth").unlink()  # as if killed before the best file was written
+    script(TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "3", "--resume")
+    for epoch in (1, 2, 3):
+        once, twice = (torch.load(f / f"projection_epoch_{epoch}.pth") for f in (home / "out", tmp_path / "out"))
+        assert torch.equal(
+            once["projection_state_dict"]["linear.weight"], twice["projection_state_dict"]["linear.weight"]
+        )
+        assert once["train_loss"] == twice["train_loss"] and once["val_loss"] == twice["val_loss"]
+    first, second = (json.loads((f / "setup.json").read_text()) for f in (home / "out", tmp_path / "out"))
+    assert first["epochs"] == second["epochs"] and first["best_epoch"] == second["best_epoch"]
+    assert len(list((tmp_path / "out").glob("best_*.pth"))) == 1
+    done = script(
+        TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "3", "--resume", "--c", "0.5", check=False
+    )
+    assert done.returncode == 2 and "was trained with c = 1.0, this run has 0.5" in done.stderr
+
+
+def test_resume_without_an_earlier_epoch_starts_anew(trained, tmp_path):
+    home, _ = trained
+    flags = ["--parquet-dir", home / "data", "--cache-dir", home / "cache"]
+    script(TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "1", "--resume")
+    assert (tmp_path / "out" / "best_projection_epoch_1.pth").exists()

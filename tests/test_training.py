@@ -152,6 +152,8 @@ def test_checkpoints_are_checked(tmp_path):
         "epoch": 1,
         "projection_state_dict": HyperbolicProjector(8, 4).state_dict(),
         "optimizer_state_dict": {},
+        "scale_state_dict": {},
+        "identity": {},
         "train_loss": 1.0,
         "val_loss": 1.0,
         "c": 1.0,

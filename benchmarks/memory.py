@@ -1,0 +1,46 @@
+"""Peak resident memory of encoding 4000 ten-second clips against 400, with CLAP/tiny.
+
+    python benchmarks/memory.py
+
+Each run is a process of its own; the clips are 16 kHz mono FLAC. About 4 minutes.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from material import ROOT, make_clips, parse, print_table
+
+CHILD = """
+import resource, sys
+import test_clap_modelscope as script
+script.main(script.parser().parse_args(sys.argv[1:]))
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(folder: Path, home: Path, count: int) -> int:
+    """Peak resident kilobytes of testing `count` clips with an empty cache."""
+    flags = ["--parquet-dir", folder, "--checkpoint", ROOT / "CLAP/tiny", "--device", "cpu", "--num-samples", count]
+    flags += ["--cache-dir", home / f"cache{count}", "--output-json", home / "results.json"]
+    command = [sys.executable, "-c", CHILD, *map(str, flags)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return int(done.stdout.split("PEAK")[1])
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        for part in range(8):
+            make_clips(home / f"part{part}", 500, rate=16_000, channels=1, seed=part)
+            (home / "clips").mkdir(exist_ok=True)
+            (home / f"part{part}" / "00.parquet").rename(home / "clips" / f"{part:02}.parquet")
+        peaks = {count: peak(home / "clips", home, count) for count in (400, 4000)}
+    rows = [[str(count), f"{size / 1024:.0f} MiB", f"{size / peaks[400]:.3f}"] for count, size in peaks.items()]
+    print_table(["clips encoded", "peak resident memory", "ratio"], rows)
+
+
+if __name__ == "__main__":
+    parse(__doc__)
+    main()

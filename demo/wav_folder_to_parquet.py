@@ -1,0 +1,156 @@
+"""A folder of WAV (or FLAC, OGG, MP3 ...) files and a CSV of labels -> parquet in this project's form.
+
+    python demo/wav_folder_to_parquet.py --audio-dir sounds --csv labels.csv --output-dir data/mine
+
+The CSV has a header and the columns `filename` and `label`: one row for each label of a file, or several labels in
+one cell, separated by ';'. The output folder gets sounds.parquet with the columns video_id (the file name without its
+ending), audio (the file's bytes as they are) and human_labels, and class_labels.json (class name -> index).
+Underscores in labels become spaces, since the names go into the prompt "This is a sound of ...".
+
+ESC-50 (folders audio and meta, 5 folds; train on four, test on the fifth):
+
+    python demo/wav_folder_to_parquet.py --audio-dir ESC-50-master/audio --csv ESC-50-master/meta/esc50.csv \\
+        --label-column category --where fold=1,2,3,4 --output-dir data/esc50/train
+    python demo/wav_folder_to_parquet.py --audio-dir ESC-50-master/audio --csv ESC-50-master/meta/esc50.csv \\
+        --label-column category --where fold=5 --output-dir data/esc50/test
+    python train_hyperbolic_clap.py --parquet-dir data/esc50/train --class-labels data/esc50/train/class_labels.json
+    python test_clap_modelscope.py --parquet-dir data/esc50/test --class-labels data/esc50/train/class_labels.json \\
+        --num-samples 400 --output-json results_original.json
+
+UrbanSound8K (its files lie in the folders fold1 ... fold10): --filename-column slice_file_name --label-column class
+--where fold=10. FSD50K (names without their ending, labels with commas): --filename-column fname
+--label-column labels --separator ,
+The class list always holds every label of the CSV, whatever --where selects, so train and test agree on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import Parser, UserError, log, run, warn, write_atomic, write_json  # noqa: E402
+
+ENDINGS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".wma", ".aif", ".aiff",
+           ".au", ".w64", ".caf"}
+ROWS_AT_ONCE = 64  # clips in memory, and in a row group
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--audio-dir", type=Path, required=True, help="folder with the audio files, sub-folders included")
+    add("--csv", type=Path, required=True, help="the labels, with a header line")
+    add("--output-dir", type=Path, required=True, help="gets sounds.parquet and class_labels.json")
+    add("--filename-column", default="filename", help="default: filename")
+    add("--label-column", default="label", help="default: label")
+    add("--separator", default=";", help="between several labels in one cell (default: ;)")
+    add("--where", default=None, metavar="COLUMN=VALUE,...", help="only the rows with one of these values")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    rows = read_csv(args.csv, args.filename_column, args.label_column)
+    columns = {name: [part.strip() for part in value] for name, value in selection(args.where).items()}
+    for column in columns:
+        if column not in rows[0]:
+            raise UserError(f"--where {args.where} names a column that {args.csv} lacks; it has {', '.join(rows[0])}")
+    labels: dict[str, list[str]] = {}
+    classes: set[str] = set()
+    for row in rows:
+        named = [name.replace("_", " ").strip() for name in (row[args.label_column] or "").split(args.separator)]
+        classes.update(filter(None, named))
+        if all((row[column] or "").strip() in values for column, values in columns.items()):
+            of_file = labels.setdefault((row[args.filename_column] or "").strip(), [])
+            of_file += [name for name in named if name and name not in of_file]
+    labels.pop("", None)
+    if len(classes) < 2:
+        raise UserError(f"{args.csv} names {len(classes)} class in column {args.label_column!r}; two are needed")
+    if not labels:
+        raise UserError(f"--where {args.where} selects no row of {args.csv}")
+    files = find_files(args.audio_dir, labels)
+    write_atomic(args.output_dir / "sounds.parquet", lambda temporary: write_parquet(temporary, files, labels))
+    write_json(args.output_dir / "class_labels.json", {name: i for i, name in enumerate(sorted(classes))})
+    log.info("%d clips of %d classes: %s", len(files), len(classes), args.output_dir)
+
+
+def read_csv(path: Path, *columns: str) -> list[dict]:
+    """The rows of a CSV with a header as dicts; UserError if it is not one or lacks a column."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--csv {path} cannot be read as a UTF-8 CSV: {error}") from None
+    except OSError as error:
+        raise UserError(f"--csv {path} cannot be read ({error.strerror})") from None
+    if not rows:
+        raise UserError(f"--csv {path} has no rows below its header")
+    for column in columns:
+        if column not in rows[0]:
+            raise UserError(f"--csv {path} has no column {column!r}; its columns are {', '.join(map(str, rows[0]))}")
+    return rows
+
+
+def selection(where: str | None) -> dict[str, list[str]]:
+    """'fold=1,2' -> {'fold': ['1', '2']}."""
+    if where is None:
+        return {}
+    column, equals, values = where.partition("=")
+    if not (column and equals and values):
+        raise UserError(f"--where {where} is not of the form COLUMN=VALUE or COLUMN=VALUE,VALUE")
+    return {column.strip(): values.split(",")}
+
+
+def find_files(folder: Path, names) -> dict[str, Path]:
+    """The file of each name of the CSV, by path below the folder, by name, or by name without ending.
+
+    Names without a file are left out with a warning; UserError if no name has one, or if two files fit a name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--audio-dir {folder} is not a folder")
+    known: dict[str, list[Path]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
+        for name in {path.relative_to(folder).as_posix(), path.name, path.stem}:
+            known.setdefault(name, []).append(path)
+    found, missing = {}, []
+    for name in names:
+        fitting = known.get(name) or []
+        if len(fitting) > 1:
+            raise UserError(f"{name} of the CSV fits {fitting[0]} and {fitting[1]}; write its path below --audio-dir")
+        if fitting:
+            found[name] = fitting[0]
+        else:
+            missing.append(name)
+    if not found:
+        raise UserError(f"--audio-dir {folder} holds none of the {len(missing)} files of the CSV, such as {missing[0]}")
+    if missing:
+        warn(f"{len(missing)} files of the CSV are not in {folder} and are left out: {', '.join(missing[:5])}")
+    return found
+
+
+def write_parquet(target: Path, files: dict[str, Path], labels: dict[str, list[str]]) -> None:
+    """One row for each file, a few at a time in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("video_id", pa.string()), ("audio", audio), ("human_labels", pa.list_(pa.string()))])
+    names = list(files)
+    with pq.ParquetWriter(target, schema, compression="none") as writer:  # audio bytes hardly compress
+        for start in range(0, len(names), ROWS_AT_ONCE):
+            rows = [
+                {
+                    "video_id": files[name].stem,
+                    "audio": {"bytes": files[name].read_bytes(), "path": files[name].name},
+                    "human_labels": labels[name],
+                }
+                for name in names[start : start + ROWS_AT_ONCE]
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, parser().parse_args()))

@@ -1,0 +1,253 @@
+"""compare_results.py: the bootstrap against known answers, weights against scikit-learn, clips that match or do not."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
+import bootstrap
+import comparison
+from common import UserError, write_json
+from compare_results import main, parser
+
+NAMES = ["Music", "Speech", "Dog", "Bark", "Piano", "Rain", "Siren", "Engine"]
+
+
+def random_case(clips=60, classes=12, ties=False, seed=0):
+    """(N, M) scores and targets, every class with a positive and a negative."""
+    generator = np.random.default_rng(seed)
+    targets = generator.random((clips, classes)) < np.linspace(0.05, 0.6, classes)
+    targets[0], targets[1] = True, False
+    scores = generator.normal(size=targets.shape).astype(np.float32) + targets
+    return (np.round(scores) if ties else scores), targets
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("group_floats", [1 << 24, 2000])
+def test_ranking_equals_scikit_learn_for_any_weights(ties, group_floats, monkeypatch):
+    monkeypatch.setattr(bootstrap, "GROUP_FLOATS", group_floats)
+    scores, targets = random_case(ties=ties)
+    ranking = bootstrap.Ranking(scores, targets)
+    assert (len(ranking.groups) > 1) == (group_floats == 2000)
+    weights = np.concatenate([np.ones((1, 60), np.float32), *bootstrap.draw(60, 6, 1, 1)])
+    ap, auc = ranking(weights)
+    for w, ap_row, auc_row in zip(weights, ap, auc, strict=True):
+        for j, (t, s) in enumerate(zip(targets.T, scores.T, strict=True)):
+            assert ap_row[j] == pytest.approx(average_precision_score(t, s, sample_weight=w), abs=1e-5)
+            assert auc_row[j] == pytest.approx(roc_auc_score(t, s, sample_weight=w), abs=1e-5)
+
+
+def test_a_class_without_positives_in_a_resample_drops_out():
+    scores, targets = random_case()
+    targets[:, 3] = False
+    targets[7, 3] = True
+    weights = np.ones((1, 60), np.float32)
+    weights[0, 7] = 0
+    ap, auc = bootstrap.Ranking(scores, targets)(weights)
+    assert np.isnan(ap[0, 3]) and np.isnan(auc[0, 3])
+    assert bootstrap.mean_of_classes(ap)[0] == pytest.approx(np.delete(ap[0], 3).mean())
+
+
+@pytest.mark.parametrize("average", ["micro", "macro"])
+def test_precision_recall_f1_equal_scikit_learn(average):
+    scores, targets = random_case(classes=8)
+    scores[:, 2], targets[:, 2] = -9, False  # neither predicted nor true, but a class of the mean
+    targets[0] = np.arange(8) == 0
+    rows = np.flatnonzero(targets.any(axis=1))
+    measures = comparison.Measures(results_of(scores, targets), rows, 3, comparison.Ontology())
+    for weights in bootstrap.draw(len(rows), 4, 5, 1):
+        found = measures.of_sums(weights)
+        for i, row in enumerate(weights.astype(int)):
+            repeated = [np.repeat(x[rows], row, axis=0) for x in (targets, top_matrix(scores, 3))]
+            wanted = precision_recall_fscore_support(*repeated, average=average, zero_division=0)
+            for name, value in zip(("precision", "recall", "f1"), wanted, strict=False):
+                assert found[f"{name}_{average}"][i] == pytest.approx(value, abs=1e-6)
+
+
+def top_matrix(scores, k):
+    chosen = np.zeros(scores.shape, bool)
+    np.put_along_axis(chosen, np.argsort(-scores, axis=1, kind="stable")[:, :k], True, axis=1)
+    return chosen
+
+
+def results_of(scores, targets):
+    keys = [(f"v{i}", str(i)) for i in range(len(scores))]
+    top = np.argsort(-scores, axis=1, kind="stable")
+    return comparison.Results(None, "x", True, {}, {"model": {}}, NAMES, keys, top, 5, targets, scores)
+
+
+def test_draws_are_seeded_and_do_not_depend_on_the_chunks(monkeypatch):
+    whole = np.concatenate(list(bootstrap.draw(37, 50, 3, 1)))
+    monkeypatch.setattr(bootstrap, "CHUNK_FLOATS", 7 * 37)
+    parts = list(bootstrap.draw(37, 50, 3, 1))
+    assert len(parts) == 8 and (np.concatenate(parts) == whole).all()
+    assert (whole.sum(axis=1) == 37).all()
+    assert (np.concatenate(list(bootstrap.draw(37, 50, 4, 1))) != whole).any()
+
+
+def test_interval_of_a_known_case():
+    """acc@1 of 0.5 and 0.6 where b is right wherever a is: the difference of a clip is 1 with probability 0.1."""
+    clips, generator = 1000, np.random.default_rng(0)
+    targets = np.zeros((clips, 8), bool)
+    targets[:, 0] = True
+    right = np.arange(clips) < 500, np.arange(clips) < 600
+    a, b = (
+        results_of(np.where(r[:, None], np.eye(8)[0], np.eye(8)[1]) + generator.random((clips, 8)) / 10, targets)
+        for r in right
+    )
+    rows = np.arange(clips)
+    a.scores = b.scores = None  # acc@1 alone, quickly
+    pair = [comparison.Measures(x, rows, 1, comparison.Ontology()) for x in (a, b)]
+    found = comparison.paired_intervals(*pair, 10_000, 0)["acc@1"]
+    half = 1.96 * math.sqrt(0.1 * 0.9 / clips)
+    assert [found["low"], found["high"]] == pytest.approx([0.1 - half, 0.1 + half], abs=0.002)
+    assert found["resamples"] == 10_000
+
+
+# From here on: files, as a user has them.
+
+
+def write_results(path, clips=range(40), seed=0, names=NAMES, save_scores=True, ours=True, metrics=None, k=3):
+    """A results JSON of made-up scores; the truth of a clip depends on its number alone."""
+    clips = list(clips)
+    targets = np.stack([np.random.default_rng(1000 + i).random(len(names)) < 0.3 for i in clips])
+    scores = np.random.default_rng(seed).normal(size=targets.shape).astype(np.float32) + targets
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    predictions = [
+        {
+            "sample_id": i,
+            "video_id": f"v{i}",
+            "predicted_top1": names[best[0]],
+            "top_k_predictions": [
+                {"rank": r, "classname": names[j], "similarity": float(row[j])} for r, j in enumerate(best, 1)
+            ],
+            "ground_truth_labels": [],
+            "ground_truth_human_labels": [names[j] for j in np.flatnonzero(truth)],
+        }
+        for i, row, best, truth in zip(clips, scores, order, targets, strict=True)
+    ]
+    content = {"test_info": {}, "model_info": {}, "metrics": metrics or {}, "predictions": predictions}
+    if ours:
+        content["test_info"]["class_names"] = names
+        content["model_info"]["c_meaning"] = "squared radius"
+    if save_scores:
+        comparison.save_scores(path.with_suffix(".safetensors"), scores, targets)
+        content["test_info"]["scores"] = path.with_suffix(".safetensors").name
+    write_json(path, content)
+    return path
+
+
+def compared(tmp_path, *paths, flags=()):
+    """Run the comparison; (its JSON, {metric: row} of the first table)."""
+    target = tmp_path / "comparison.json"
+    main(parser().parse_args([*map(str, paths), "--resamples", "200", "--output-json", str(target), *flags]))
+    report = json.loads(target.read_text())
+    return report, {row["metric"]: row for row in report["tables"][0]["rows"]}
+
+
+def test_same_clips_are_paired_and_repeatable(tmp_path):
+    a, b = write_results(tmp_path / "results_a.json"), write_results(tmp_path / "results_b.json", seed=1)
+    report, rows = compared(tmp_path, a, b)
+    assert "b and a have 40 clips in common, all of both" in report["notes"]
+    assert rows["acc@10"]["values"][0]["value"] == 1  # there are 8 classes
+    for name in ("acc@1", "f1_macro", "map", "map_samples", "auc", "mean_rank", "hierarchical_f1"):
+        entry = rows[name]["differences"][0]
+        assert entry["paired"] and entry["low"] <= entry["difference"] <= entry["high"], name
+    assert compared(tmp_path, a, b)[0] == report
+
+
+def test_a_file_against_itself_differs_in_nothing(tmp_path):
+    a = write_results(tmp_path / "a.json")
+    _, rows = compared(tmp_path, a, write_results(tmp_path / "b.json"))
+    entries = [row["differences"][0] for row in rows.values() if row["differences"][0]]
+    assert entries and all(e["difference"] == e["low"] == e["high"] == 0 for e in entries)
+
+
+def test_other_clips_are_not_called_paired(tmp_path):
+    a = write_results(tmp_path / "a.json")
+    report, rows = compared(tmp_path, a, write_results(tmp_path / "b.json", range(30, 70), seed=1))
+    assert "b and a have 10 clips in common, of 40 and 40" in report["notes"]
+    assert not any(e and (e["paired"] or "low" in e) for row in rows.values() for e in row["differences"])
+    common = {row["metric"]: row["differences"][0] for row in report["tables"][1]["rows"]}
+    assert report["tables"][1]["title"] == "the 10 common clips" and common["acc@1"]["paired"]
+    report, rows = compared(tmp_path, a, write_results(tmp_path / "c.json", range(100, 130), seed=1))
+    assert len(report["tables"]) == 1 and rows["acc@1"]["differences"][0]["note"] == "unpaired"
+
+
+def test_another_class_list_is_unpaired(tmp_path):
+    a = write_results(tmp_path / "a.json")
+    report, rows = compared(tmp_path, a, write_results(tmp_path / "b.json", names=NAMES[:6]))
+    assert any("another class list (6 classes)" in note for note in report["notes"])
+    assert rows["map"]["differences"][0]["note"] == "unpaired" and not report["classes"]
+
+
+def test_clips_with_another_truth_are_not_common(tmp_path):
+    a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", save_scores=False)
+    content = json.loads(b.read_text())
+    content["predictions"][0]["ground_truth_human_labels"] = ["Engine", "Music", "Rain", "Siren"]
+    write_json(b, content)
+    report, _ = compared(tmp_path, a, b)
+    assert "b and a have 39 clips in common, of 40 and 40" in report["notes"]
+    assert any(note.startswith("1 clips have other true classes") for note in report["notes"])
+
+
+def test_a_file_of_another_program_is_recomputed_where_it_can_be(tmp_path):
+    flags = ("--class-labels", str(tmp_path / "classes.json"))
+    write_json(tmp_path / "classes.json", {name: i for i, name in enumerate(NAMES)})
+    a = write_results(tmp_path / "a.json", metrics={"acc@10": 1.0})
+    metrics = {"acc@1": None, "acc@3": 0.01, "map": 0.9}
+    b = write_results(tmp_path / "b.json", save_scores=False, ours=False, metrics=metrics)
+    report, rows = compared(tmp_path, a, b, flags=flags)
+    for name in ("acc@1", "acc@3", "f1_micro", "f1_macro"):
+        assert rows[name]["values"][1]["source"] == "recomputed"
+        assert rows[name]["differences"][0]["difference"] == pytest.approx(0, abs=1e-6)
+    assert any("b stores acc@3 = 0.0100, but its predictions give" in note for note in report["notes"])
+    assert rows["map"]["values"][1]["value"] == 0.9
+    assert rows["map"]["differences"][0]["difference"] is None  # who knows what it was averaged over
+    assert report["classes"][0]["measure"] == "recall at 3"
+
+
+def test_without_scores_map_has_no_interval(tmp_path):
+    paths = [
+        write_results(tmp_path / f"{name}.json", seed=seed, save_scores=False, metrics={"map": 0.5 + seed / 10})
+        for seed, name in enumerate("ab")
+    ]
+    _, rows = compared(tmp_path, *paths)
+    assert rows["map"]["differences"][0]["difference"] == pytest.approx(0.1)
+    assert rows["map"]["differences"][0]["note"] == "needs scores" and "low" in rows["acc@1"]["differences"][0]
+
+
+def test_scores_of_another_run_are_not_used(tmp_path):
+    a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
+    a.with_suffix(".safetensors").write_bytes(b.with_suffix(".safetensors").read_bytes())
+    report, rows = compared(tmp_path, a, b)
+    assert "a names the similarities a.safetensors, which belong to another run" in report["notes"]
+    assert rows["map"]["values"][0] is None
+
+
+def test_markdown_is_a_table(tmp_path, caplog):
+    a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
+    compared(tmp_path, a, b, flags=("--markdown", str(tmp_path / "c.md")))
+    lines = (tmp_path / "c.md").read_text().splitlines()
+    assert "| metric | a | b | b - a |" in lines and "| --- | ---: | ---: | ---: |" in lines
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "has no list 'predictions'"),
+        ('{"metrics": {}}', "has no list 'predictions'"),
+        ('{"predictions": [3]}', "one object for each clip"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_is_no_results_file_is_named(tmp_path, content, sentence):
+    a, b = write_results(tmp_path / "a.json"), tmp_path / "b.json"
+    if content is not None:
+        b.write_text(content)
+    with pytest.raises(UserError, match=sentence) as error:
+        compared(tmp_path, a, b)
+    assert str(b) in str(error.value)
