@@ -19,8 +19,8 @@ from pathlib import Path
 from material import ROOT, parse, print_table, quiet
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-CURVATURES = (0.06, 0.12, 0.25, 0.5, 1.0, 2.0)
+RATES = (1e-4, 1e-3)
+CURVATURES = (0.12, 0.25, 0.5, 1.0)
 FLAT = 1e6
 PRIOR_WEIGHTS = (0.01, 0.02, 0.05, 0.1)
 RESAMPLES = 10_000
