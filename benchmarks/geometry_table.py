@@ -23,9 +23,10 @@ RATES = (1e-4, 1e-3)
 CURVATURES = (0.12, 0.25, 0.5, 1.0)
 FLAT = 1e6
 PRIOR_WEIGHTS = (0.01, 0.02, 0.05, 0.1)
-RESAMPLES = 10_000
+RESAMPLES = 4000
 
 DATA = None
+DRAWN = {}
 
 
 @dataclass
@@ -147,25 +148,27 @@ def difference(first, second, targets):
     """second - first in the four metrics, each with the interval of a bootstrap over clips and seeds."""
     import numpy as np
 
-    from bootstrap import Ranking, draw
-
-    parts = [[per_clip(scores, targets) for scores in side] for side in (first, second)]
-    rankings = [[Ranking(scores, targets) for scores in side] for side in (first, second)]
-    drawn = []
-    for weights in draw(len(targets), RESAMPLES, 0, max(r.width for side in rankings for r in side)):
-        weights = weights / len(targets)
-        sides = []
-        for side in range(2):
-            linear = np.stack([weights @ part for part in parts[side]])  # (S, B, 3)
-            ap = np.stack([np.nanmean(ranking(weights)[0], axis=1) for ranking in rankings[side]])
-            sides.append(np.concatenate([linear, ap[..., None]], axis=-1))
-        drawn.append(sides[1] - sides[0])
-    drawn = np.concatenate(drawn, axis=1)[..., [0, 1, 3, 2]]  # (S, B, 4) in the order of METRICS
-    seeds = np.random.default_rng(1).integers(len(first), size=(drawn.shape[1], len(first)))
-    mixed = np.stack([drawn[seeds[:, s], np.arange(drawn.shape[1])] for s in range(len(first))]).mean(0)
+    drawn = np.stack([resampled(b, targets) - resampled(a, targets) for a, b in zip(first, second, strict=True)])
+    seeds = np.random.default_rng(1).integers(len(first), size=(RESAMPLES, len(first)))
+    mixed = np.stack([drawn[seeds[:, s], np.arange(RESAMPLES)] for s in range(len(first))]).mean(0)
     point = np.mean([four(b, targets) - four(a, targets) for a, b in zip(first, second, strict=True)], axis=0)
     low, high = np.percentile(mixed, [2.5, 97.5], axis=0)
     return [f"{100 * p:+.1f} [{100 * a:+.1f}, {100 * b:+.1f}]" for p, a, b in zip(point, low, high, strict=True)]
+
+
+def resampled(scores, targets):
+    """(RESAMPLES, 4): the metrics of resampled clips, the same draws for every scores; remembered."""
+    import numpy as np
+
+    from bootstrap import Ranking, draw
+
+    if id(scores) not in DRAWN:
+        ranking, linear, parts = Ranking(scores, targets), per_clip(scores, targets), []
+        for weights in draw(len(targets), RESAMPLES, 0, ranking.width):
+            means = weights @ linear / len(targets)
+            parts.append(np.insert(means, 2, np.nanmean(ranking(weights)[0], axis=1), axis=1))
+        DRAWN[id(scores)] = np.concatenate(parts)
+    return DRAWN[id(scores)]
 
 
 def per_clip(scores, targets):
