@@ -90,6 +90,15 @@ def _check(path: Path, content) -> None:
             refuse(f"has values in {name} that are not finite")
 
 
+def require_model(path: Path, content: dict, encoder) -> None:
+    """UserError if a checkpoint's projector was trained on another CLAP model than the encoder."""
+    if content["clap_sha256"] != encoder.sha256:
+        raise UserError(
+            f"--projection-checkpoint {path} was trained on the CLAP model {content['clap_model']}, "
+            f"but --checkpoint {encoder.name} is another model"
+        )
+
+
 def rebuild(content: dict, device: torch.device) -> HyperbolicProjector:
     """The trained projector of a checked checkpoint, in eval mode on the device."""
     projector = HyperbolicProjector(

@@ -102,11 +102,14 @@ def predictions(scores: np.ndarray, clips: list[Clip], names: list[str], top_k: 
     return entries
 
 
+def unlabelled(clip: Clip) -> str | None:
+    """Why a clip cannot be tested: it has no label at all."""
+    return None if clip.human_labels else "no label"
+
+
 def reason_against(clip: Clip) -> str | None:
     """Why a clip cannot train: it has no label, or none of the class list."""
-    if not clip.human_labels:
-        return "no label"
-    return None if clip.positions else NO_CLASS
+    return unlabelled(clip) or (None if clip.positions else NO_CLASS)
 
 
 def require_matches(clips: list[Clip], skipped: Skipped, classes: ClassList) -> None:

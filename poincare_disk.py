@@ -104,29 +104,18 @@ def tangent_vectors(args: argparse.Namespace) -> tuple:
         raise UserError(f"{args.projection_checkpoint} was trained for cosine similarity, which has no Poincare disk")
     projector = checkpoints.rebuild(content, device)
     from CLAP.cache import open_cache
-    from CLAP.embeddings import embed_classes, embed_clips
+    from CLAP.embeddings import embed_classes, embed_folder
     from CLAP.encoder import Encoder
     from data import ParquetFolder
-    from evaluation import require_matches
+    from evaluation import require_matches, unlabelled
     from labels import ClassList
 
     classes = ClassList.read(args.class_labels)
     folder = ParquetFolder(args.parquet_dir, classes)
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
-    if content["clap_sha256"] != encoder.sha256:
-        raise UserError(
-            f"{args.projection_checkpoint} was trained on another CLAP model than --checkpoint {encoder.name}"
-        )
+    checkpoints.require_model(args.projection_checkpoint, content, encoder)
     cache = open_cache(args, encoder)
-    clips, audio, skipped = embed_clips(
-        folder,
-        encoder,
-        cache,
-        limit=min(args.num_samples, folder.num_rows),
-        usable=lambda clip: None if clip.human_labels else "no label",
-        workers=args.workers,
-        batch_size=args.encode_batch_size,
-    )
+    clips, audio, skipped = embed_folder(args, folder, encoder, cache, usable=unlabelled)
     require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     audio, text = projector.audio(audio.to(device)), projector.text(text.to(device))

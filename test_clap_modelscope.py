@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
 
     import evaluation
     from CLAP.cache import open_cache
-    from CLAP.embeddings import embed_classes, embed_clips
+    from CLAP.embeddings import embed_classes, embed_folder
     from CLAP.encoder import PROMPT, Encoder
     from comparison import save_scores
     from data import ParquetFolder
@@ -96,21 +96,10 @@ def main(args: argparse.Namespace) -> None:
     classes = ClassList.read(args.class_labels)
     folder = ParquetFolder(args.parquet_dir, classes)
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
-    if content and content["clap_sha256"] != encoder.sha256:
-        raise UserError(
-            f"--projection-checkpoint {args.projection_checkpoint} was trained on the CLAP model "
-            f"{content['clap_model']}, but --checkpoint {args.checkpoint} is another model"
-        )
+    if content:
+        checkpoints.require_model(args.projection_checkpoint, content, encoder)
     cache = open_cache(args, encoder)
-    clips, audio, skipped = embed_clips(
-        folder,
-        encoder,
-        cache,
-        limit=min(args.num_samples, folder.num_rows),
-        usable=lambda clip: None if clip.human_labels else "no label",
-        workers=args.workers,
-        batch_size=args.encode_batch_size,
-    )
+    clips, audio, skipped = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled)
     evaluation.require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     audio, text = audio.to(device), text.to(device)

@@ -73,7 +73,7 @@ def parser() -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     from CLAP.cache import open_cache
-    from CLAP.embeddings import embed_classes, embed_clips
+    from CLAP.embeddings import embed_classes, embed_folder
     from CLAP.encoder import PROMPT, Encoder
     from data import ParquetFolder
     from evaluation import reason_against, require_matches
@@ -105,15 +105,7 @@ def main(args: argparse.Namespace) -> None:
     output = RunFolder(args.output_dir, setup, args.resume)
     tracker = open_tracker(args.log_to, args.output_dir)
 
-    clips, audio, skipped = embed_clips(
-        folder,
-        encoder,
-        cache,
-        limit=min(args.num_samples or folder.num_rows, folder.num_rows),
-        usable=reason_against,
-        workers=args.workers,
-        batch_size=args.encode_batch_size,
-    )
+    clips, audio, skipped = embed_folder(args, folder, encoder, cache, usable=reason_against)
     require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)

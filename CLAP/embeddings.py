@@ -124,6 +124,12 @@ def embed_clips(
     return clips, torch.from_numpy(audio), skipped
 
 
+def embed_folder(args, folder, encoder: Encoder, cache: EmbeddingCache, usable: Callable[[Clip], str | None]):
+    """embed_clips over a ParquetFolder, as --num-samples, --workers and --encode-batch-size ask."""
+    limit = min(args.num_samples or folder.num_rows, folder.num_rows)
+    return embed_clips(folder, encoder, cache, limit, usable, args.workers, args.encode_batch_size)
+
+
 class CudaBatcher:
     """Windows of many clips -> encoder batches of one size on a CUDA device, without waiting for any of them.
 
