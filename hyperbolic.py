@@ -205,7 +205,10 @@ class _TangentDistance(torch.autograd.Function):
         ctx.dtypes = u.dtype, v.dtype
         u, v = u.double(), v.double()
         blocks = [block for _, *block in _row_blocks(u, v, c.sqrt(), slopes=True)]
-        blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] or [u.new_empty(0, len(v))] * 4
+        if len(blocks) == 1:
+            blocks = blocks[0]
+        else:
+            blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] or [u.new_empty(0, len(v))] * 4
         ctx.save_for_backward(u, v, c, *blocks)
         return (blocks[0] * c.sqrt()).to(torch.promote_types(*ctx.dtypes))
 
@@ -276,11 +279,17 @@ class HyperbolicProjector(torch.nn.Module):
 
     def audio(self, embeddings):
         """(N, embed_dim) audio embeddings -> (N, output_dim) tangent vectors of norm `audio_radius`."""
-        return self.audio_radius * torch.nn.functional.normalize(self.linear(embeddings), dim=-1)
+        return self._audio(self.linear(embeddings))
+
+    def _audio(self, projected):
+        return self.audio_radius * torch.nn.functional.normalize(projected, dim=-1)
 
     def text(self, embeddings):
         """(M, embed_dim) text embeddings -> (M, output_dim) tangent vectors, at first of about the audio's norm."""
-        return self.audio_radius * self.linear(embeddings)
+        return self._text(self.linear(embeddings))
+
+    def _text(self, projected):
+        return self.audio_radius * projected
 
     def compare(self, audio, text):
         """Tangent vectors (N, D), (M, D) -> similarity (N, M): -d/temperature, or cosine/temperature."""
@@ -290,7 +299,9 @@ class HyperbolicProjector(torch.nn.Module):
 
     def forward(self, audio, text):
         """CLAP embeddings (N, embed_dim), (M, embed_dim) -> similarity (N, M)."""
-        return self.compare(self.audio(audio), self.text(text))
+        # One product, so there is one gradient of the weight instead of two to add up.
+        audio, text = self.linear(torch.cat([audio, text])).split([len(audio), len(text)])
+        return self.compare(self._audio(audio), self._text(text))
 
     def ball_points(self, tangent):
         """Tangent vectors (N, D) -> points of the Poincare ball (N, D), for export and pictures."""

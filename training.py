@@ -13,6 +13,7 @@ from tqdm import tqdm
 from common import UserError
 from hyperbolic import LOSSES, HyperbolicProjector, LogitScale
 
+VALIDATION_ROWS = 1024
 SCALE_LEARNING_RATE = 1e-3  # at least, for the logit scale and bias: two numbers with far to go
 
 
@@ -168,7 +169,9 @@ class Trainer:
         loss = torch.zeros((), dtype=torch.float64, device=text.device)
         sums, counts = loss.new_zeros(2), loss.new_zeros(2)
         radii = []
-        for rows in self.validation.split(self.settings.batch_size):
+        # Only the contrastive loss depends on what else is in a batch; the others go in large ones, for speed.
+        size = self.settings.batch_size if self.settings.loss == "contrastive" else VALIDATION_ROWS
+        for rows in self.validation.split(size):
             audio, targets = projector.audio(self.audio[rows]), self.targets[rows]
             similarity = projector.compare(audio, text)
             loss += self.loss(self.scale(similarity), targets) * len(rows)

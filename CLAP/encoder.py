@@ -20,7 +20,7 @@ import torch
 from common import DEFAULT_CHECKPOINT, UserError, log
 from data import SAMPLE_RATE
 
-PREPROCESSING = "1"  # counted up when anything between stored bytes and embedding changes
+PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
 PROMPT = "This is a sound of {label}."
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
