@@ -14,6 +14,8 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import ranks
+
 ROOT = Path(__file__).resolve().parent
 CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.json"
 DEFAULT_CHECKPOINT = "laion/larger_clap_general"
@@ -100,7 +102,10 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
     """Run `main` and turn what can go wrong outside the program into one sentence and an exit code."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO, force=True)
+    ranks.use_all_cores()
+    # One log: the other ranks only warn, and say who they are.
+    level, sign = (logging.WARNING, f"rank {ranks.rank()}: ") if ranks.rank() else (logging.INFO, "")
+    logging.basicConfig(format=f"{sign}%(message)s", stream=sys.stdout, level=level, force=True)
     try:
         main(arguments)
     except UserError as error:
@@ -119,7 +124,8 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
+    sign = f"rank {ranks.rank()}: " if ranks.rank() else ""
+    print(f"{sign}error: {sentence}" if code != 130 else sign + sentence, file=sys.stderr)
     return code
 
 
@@ -129,8 +135,14 @@ def warn(sentence: str) -> None:
 
 
 def choose_device(name: str):
-    """The torch.device of `--device`; without CUDA a visible warning and the CPU."""
+    """The torch.device of `--device`; without CUDA a visible warning and the CPU.
+
+    Under torchrun the default cuda:0 (and cuda) become each rank's own device.
+    """
     import torch
+
+    if ranks.under_torchrun() and name in ("cuda", "cuda:0"):
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
 
     try:
         device = torch.device(name)

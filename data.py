@@ -84,7 +84,8 @@ class ParquetFolder:
             raise UserError(f"--parquet-dir {folder} holds no *.parquet file{hint}")
         if nested:
             warn(f"{nested} parquet files in sub-folders of {folder} are not read, only those at its top level")
-        self.num_rows = sum(self._check(file) for file in self.files)
+        self.rows_of = [self._check(file) for file in self.files]
+        self.num_rows = sum(self.rows_of)
         if not self.num_rows:
             raise UserError(f"the parquet files in {folder} hold no rows at all")
 
@@ -112,19 +113,35 @@ class ParquetFolder:
 
     def __iter__(self) -> Iterator[Clip]:
         """Every row in order as a Clip; a few rows are in memory at a time."""
-        sample_id = 0
-        for file in self.files:
-            before = sample_id
-            try:
-                with _open(file) as parquet:
-                    wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
-                    for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=wanted, use_threads=False):
+        return self.rows(0, self.num_rows)
+
+    def rows(self, start: int, stop: int) -> Iterator[Clip]:
+        """The rows from start to stop in the order of the whole folder; row groups outside are not read."""
+        before = 0
+        for file, count in zip(self.files, self.rows_of, strict=True):
+            if before < stop and start < before + count:
+                yield from self._rows_of_file(file, before, max(start - before, 0), min(stop - before, count))
+            before += count
+
+    def _rows_of_file(self, file: Path, before: int, start: int, stop: int) -> Iterator[Clip]:
+        row = 0
+        try:
+            with _open(file) as parquet:
+                wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
+                for group in range(parquet.num_row_groups):
+                    end = row + parquet.metadata.row_group(group).num_rows
+                    if end <= start or row >= stop:
+                        row = end
+                        continue
+                    batches = parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=wanted, use_threads=False)
+                    for batch in batches:
                         columns = {name: batch.column(name) for name in batch.schema.names}
                         for i in range(batch.num_rows):
-                            yield self._clip(columns, i, sample_id, file)
-                            sample_id += 1
-            except UNREADABLE as error:
-                raise UserError(f"{file} is damaged after its row {sample_id - before}: {_first_line(error)}") from None
+                            if start <= row < stop:
+                                yield self._clip(columns, i, before + row, file)
+                            row += 1
+        except UNREADABLE as error:
+            raise UserError(f"{file} is damaged after its row {row}: {_first_line(error)}") from None
 
     def _clip(self, columns: dict[str, pa.Array], i: int, sample_id: int, file: Path) -> Clip:
         names = self.classes.parse(_plain(columns["human_labels"][i]))

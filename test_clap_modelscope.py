@@ -91,15 +91,20 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic import cosine_similarity
     from labels import ClassList
     from ontology import ontology_metrics
+    from ranks import open_ranks
     from training import target_matrix
 
+    ranks = open_ranks()
     classes = ClassList.read(args.class_labels)
     folder = ParquetFolder(args.parquet_dir, classes)
-    encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
+    encoder = ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
     if content:
         checkpoints.require_model(args.projection_checkpoint, content, encoder)
     cache = open_cache(args, encoder)
-    clips, audio, skipped = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled)
+    embedded = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled, ranks=ranks)
+    if ranks.rank:
+        return
+    clips, audio, skipped = embedded
     evaluation.require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     audio, text = audio.to(device), text.to(device)
@@ -114,6 +119,7 @@ def main(args: argparse.Namespace) -> None:
             "arguments": plain_arguments(args),
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
             "device": str(device),
+            "world_size": ranks.size,
             "versions": versions(),
             "classes": len(classes),
             "class_names": classes.names,

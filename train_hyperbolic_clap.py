@@ -78,14 +78,16 @@ def main(args: argparse.Namespace) -> None:
     from data import ParquetFolder
     from evaluation import reason_against, require_matches
     from labels import ClassList
+    from ranks import open_ranks, restarted
     from runfolder import RunFolder
     from tracking import open_tracker
     from training import Settings, Trainer, fingerprint, split_by_video, target_matrix
 
+    ranks = open_ranks()
     device = choose_device(args.device)
     classes = ClassList.read(args.class_labels)
     folder = ParquetFolder(args.parquet_dir, classes)
-    encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
+    encoder = ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
     if args.output_dim > encoder.embed_dim:
         raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
     cache = open_cache(args, encoder)
@@ -93,6 +95,7 @@ def main(args: argparse.Namespace) -> None:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "arguments": plain_arguments(args),
         "device": str(device),
+        "world_size": ranks.size,
         "versions": versions(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "convention": "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|",
@@ -102,10 +105,15 @@ def main(args: argparse.Namespace) -> None:
         "epochs": [],
         "best_epoch": None,
     }
-    output = RunFolder(args.output_dir, setup, args.resume)
-    tracker = open_tracker(args.log_to, args.output_dir)
+    if not ranks.rank:
+        resume = args.resume or restarted()
+        output = RunFolder(args.output_dir, setup, resume)
+        tracker = open_tracker(args.log_to, args.output_dir)
 
-    clips, audio, skipped = embed_folder(args, folder, encoder, cache, usable=reason_against)
+    embedded = embed_folder(args, folder, encoder, cache, usable=reason_against, ranks=ranks)
+    if ranks.rank:
+        return
+    clips, audio, skipped = embedded
     require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
     train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
@@ -119,7 +127,7 @@ def main(args: argparse.Namespace) -> None:
     trainer = Trainer(settings, audio.to(device), targets.to(device), text.to(device), train, validation)
     model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": PROMPT}
     identity = settings.identity() | {"data": fingerprint(audio, targets, text, train)}
-    last = output.resume(identity) if args.resume else None
+    last = output.resume(identity) if resume else None
     if last:
         trainer.load_state(last)
     for figures in trainer.epochs(first=last["epoch"] + 1 if last else 1):

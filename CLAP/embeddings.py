@@ -16,12 +16,12 @@ from itertools import islice
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from CLAP.cache import EmbeddingCache
 from CLAP.encoder import PROMPT, Encoder, merge_windows
 from common import UserError, log
-from data import Clip, RowError, decode
+from data import Clip, ParquetFolder, RowError, decode
+from ranks import Alone, Progress
 
 NAMED_PER_REASON = 5  # skipped rows that the log and the JSON name
 IN_FLIGHT = 3  # clips per thread that are read ahead of the encoder
@@ -42,6 +42,14 @@ class Skipped:
             named.append(clip.video_id)
             self.labels.update(clip.human_labels)
 
+    def merge(self, other: Skipped) -> None:
+        """Add the skipped rows that came after these."""
+        self.counts += other.counts
+        self.labels |= other.labels
+        for reason, names in other.examples.items():
+            named = self.examples.setdefault(reason, [])
+            named += names[: NAMED_PER_REASON - len(named)]
+
     def report(self) -> dict:
         """{reason: {count, first}} for the JSON."""
         return {r: {"count": n, "first": self.examples[r]} for r, n in sorted(self.counts.items())}
@@ -60,11 +68,12 @@ def embed_clips(
     usable: Callable[[Clip], str | None],
     workers: int | None = None,
     batch_size: int = 32,
+    done: Callable[[], None] = lambda: None,
 ) -> tuple[list[Clip], torch.Tensor, Skipped]:
     """The first `limit` usable rows in order -> (clips without their audio, (N, D) float32 embeddings, skipped).
 
     usable: gives the reason why a row cannot be used whatever its audio, or None. Decoding failures are skipped
-    too. Whatever is not in the cache is encoded and added to it.
+    too. Whatever is not in the cache is encoded and added to it. done: called after every row, used or not.
     """
     workers = workers or os.cpu_count() or 1
     on_cpu = encoder.device.type == "cpu"
@@ -90,7 +99,6 @@ def embed_clips(
 
     threads_before = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    progress = tqdm(total=limit, desc="embedding", unit="clip", mininterval=0.5)
     try:
         rows, pending = iter(rows), deque()
         while len(clips) < limit:
@@ -101,6 +109,7 @@ def embed_clips(
                 break
             clip, future = pending.popleft()
             result = future.result()
+            done()
             if isinstance(result, RowError):
                 skipped.add(clip, result)
                 continue
@@ -111,23 +120,54 @@ def embed_clips(
                 batcher.add(key, work)
             clips.append(clip)
             keys.append(key)
-            progress.update()
         if batcher:
             batcher.finish()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads_before)
-        progress.close()
         cache.flush()
-    skipped.tell()
     audio = np.stack([cache.get(key) for key in keys]) if keys else np.empty((0, encoder.embed_dim), np.float32)
     return clips, torch.from_numpy(audio), skipped
 
 
-def embed_folder(args, folder, encoder: Encoder, cache: EmbeddingCache, usable: Callable[[Clip], str | None]):
-    """embed_clips over a ParquetFolder, as --num-samples, --workers and --encode-batch-size ask."""
-    limit = min(args.num_samples or folder.num_rows, folder.num_rows)
-    return embed_clips(folder, encoder, cache, limit, usable, args.workers, args.encode_batch_size)
+def embed_folder(
+    args,
+    folder: ParquetFolder,
+    encoder: Encoder,
+    cache: EmbeddingCache,
+    usable: Callable[[Clip], str | None],
+    ranks: Alone | None = None,
+) -> tuple[list[Clip], torch.Tensor, Skipped] | None:
+    """embed_clips over a folder, as --num-samples, --workers and --encode-batch-size ask; None on ranks above 0.
+
+    The rows still wanted are shared out over the ranks; for those that turn out unusable comes a further round, until
+    there are enough clips or no more rows. So the rows that are encoded, and their order, do not depend on the ranks.
+    """
+    ranks = ranks or Alone()
+    wanted = min(args.num_samples or folder.num_rows, folder.num_rows)
+    workers = args.workers or max(1, (os.cpu_count() or 1) // ranks.local_size)
+    progress, start, parts = Progress(ranks), 0, []
+    while wanted and start < folder.num_rows:
+        stop = min(start + wanted, folder.num_rows)
+        first, last = ranks.share(start, stop)
+        progress.begin(stop, last - first)
+        rows = folder.rows(first, last)
+        part = embed_clips(rows, encoder, cache, last - first, usable, workers, args.encode_batch_size, progress.update)
+        progress.finish()
+        parts += ranks.gather(part) or []
+        wanted -= ranks.total(len(part[0]))
+        start = stop
+    progress.close()
+    ranks.close()
+    if ranks.rank:
+        return None
+    clips, audio, skipped = [], [], Skipped()
+    for some, vectors, left_out in parts:
+        clips += some
+        audio.append(vectors)
+        skipped.merge(left_out)
+    skipped.tell()
+    return clips, torch.cat(audio), skipped
 
 
 class CudaBatcher:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +26,7 @@ PREPROCESSING = "2"  # counted up when anything between stored bytes and embeddi
 PROMPT = "This is a sound of {label}."
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+HASHED_AT_ONCE = 1 << 25
 TEXT_BATCH = 16
 TEXT_STEP = 8  # token lengths are padded up to a multiple of this
 
@@ -97,8 +100,7 @@ class Encoder:
         digest = hashlib.sha256()
         for name in ("config.json", "preprocessor_config.json", self.weights, *TEXT_FILES):
             if (self.folder / name).is_file():
-                with (self.folder / name).open("rb") as file:
-                    digest.update(f"{name} ".encode() + hashlib.file_digest(file, "sha256").digest())
+                digest.update(f"{name} ".encode() + _hash_file(self.folder / name))
         return digest.hexdigest()
 
     def _fingerprint(self) -> str:
@@ -195,6 +197,19 @@ class Encoder:
                 features = self.model.get_text_features(**inputs.to(self.device)).pooler_output
                 vectors[chosen] = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
         return vectors
+
+
+def _hash_file(path: Path) -> bytes:
+    """SHA-256 of the SHA-256 of each HASHED_AT_ONCE bytes, on all cores: every start hashes the whole model."""
+
+    def hash_part(start: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(HASHED_AT_ONCE)).digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = pool.map(hash_part, range(0, path.stat().st_size, HASHED_AT_ONCE))
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def merge_windows(vectors: torch.Tensor) -> np.ndarray:

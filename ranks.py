@@ -1,0 +1,154 @@
+"""Ranks under torchrun: each encodes its share of the rows, then rank 0 has all of it and goes on alone.
+
+    torchrun --nproc-per-node=2 train_hyperbolic_clap.py --parquet-dir ./Datasets/AudioSet/train_balanced
+
+The frozen encoder's pass is the cost and it splits perfectly. The projector is trained on rank 0, which is faster than
+DistributedDataParallel for a layer this small (benchmarks/ddp_speed.py), so no gradient crosses ranks: what does are
+finished vectors and counts, from host to host over gloo. Plain `python` never imports torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+# A rank that dies is noticed by torchrun, which ends the others; no wait for one that is only slow may end by itself.
+PATIENCE = timedelta(days=30)
+POLL_SECONDS = 0.2
+
+
+def rank() -> int:
+    """This process's rank: 0 without torchrun."""
+    return int(os.environ.get("RANK", 0)) if under_torchrun() else 0
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def restarted() -> bool:
+    """Whether torchrun has started these ranks before (--max-restarts)."""
+    return under_torchrun() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def use_all_cores() -> None:
+    """Undo torchrun's OMP_NUM_THREADS=1 before torch is loaded: rank 0 then trains to the bit as one process does."""
+    if under_torchrun() and os.environ.get("OMP_NUM_THREADS") == "1":
+        del os.environ["OMP_NUM_THREADS"]
+
+
+class Alone:
+    """One process, all rows."""
+
+    rank, size, local, local_size = 0, 1, 0, 1
+    rows_done = 0
+
+    def share(self, start: int, stop: int) -> tuple[int, int]:
+        """This rank's part of the rows from start to stop; the parts differ by one row at most."""
+        rows = stop - start
+        return start + rows * self.rank // self.size, start + rows * (self.rank + 1) // self.size
+
+    def in_turn(self, make: Callable):
+        """make(), on each machine by its first rank before the others, so that a model is fetched once."""
+        return make()
+
+    def count(self, rows: int) -> int:
+        """Add to the rows that all ranks have done; the new sum."""
+        self.rows_done += rows
+        return self.rows_done
+
+    def total(self, number: int) -> int:
+        """The sum over all ranks."""
+        return number
+
+    def gather(self, content) -> list | None:
+        """Every rank's content, in order of ranks, on rank 0; None on the others."""
+        return [content]
+
+    def close(self) -> None:
+        """End what connects the ranks; each goes on, or ends, by itself."""
+
+
+class Ranks(Alone):
+    """One of several processes that torchrun started."""
+
+    def __init__(self):
+        import torch.distributed as dist
+
+        self.dist = dist
+        store, self.rank, self.size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # torchrun's store outlives a restart, and with it the addresses of ranks that are gone.
+        self.store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        self.local, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+    def in_turn(self, make: Callable):
+        made = make() if self.local == 0 else None
+        self.dist.barrier()
+        return made if self.local == 0 else make()
+
+    def count(self, rows: int) -> int:
+        return self.store.add("rows", rows)
+
+    def total(self, number: int) -> int:
+        import torch
+
+        sum_of_all = torch.tensor(number)
+        self.dist.all_reduce(sum_of_all)
+        return int(sum_of_all)
+
+    def gather(self, content) -> list | None:
+        everyone = [None] * self.size if self.rank == 0 else None
+        self.dist.gather_object(content, everyone)
+        return everyone
+
+    def close(self) -> None:
+        self.dist.barrier()  # a connection that ends while another rank still reads from it aborts that rank
+        self.dist.destroy_process_group()
+
+
+def open_ranks() -> Alone:
+    """The Ranks of a torchrun start, or Alone."""
+    return Ranks() if under_torchrun() else Alone()
+
+
+class Progress:
+    """One bar on rank 0 over the rows of all ranks."""
+
+    def __init__(self, ranks: Alone):
+        from tqdm import tqdm
+
+        self.ranks, self.told = ranks, time.monotonic()
+        self.all_rows = self.left = self.new = 0
+        self.bar = tqdm(desc="embedding", unit="clip", mininterval=0.5, disable=ranks.rank > 0)
+
+    def begin(self, all_rows: int, share: int) -> None:
+        """Now the ranks go up to row `all_rows`, this one with a share of rows."""
+        self.all_rows = self.bar.total = all_rows
+        self.left = share
+
+    def update(self) -> None:
+        """One more row is done here; what the others did is looked up now and then."""
+        self.left -= 1
+        self.new += 1
+        if time.monotonic() - self.told > POLL_SECONDS:
+            self._tell()
+
+    def finish(self) -> None:
+        """The share is done, rows lost in a skipped file included; rank 0 stays, its bar moving, for the others."""
+        self.new += self.left
+        while self._tell() < self.all_rows and self.ranks.rank == 0:
+            time.sleep(POLL_SECONDS)
+
+    def _tell(self) -> int:
+        done = self.ranks.count(self.new)
+        self.new, self.told = 0, time.monotonic()
+        self.bar.update(done - self.bar.n)
+        return done
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()

@@ -1,0 +1,202 @@
+"""Under torchrun: the same results as one process, nothing read twice or left out, and a lost rank ends the run."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, TINY, flac, script, tone, tone_rows, write_rows
+
+from CLAP.cache import EmbeddingCache
+from common import CLASS_LABELS
+from data import ParquetFolder
+from labels import ClassList
+from ranks import Alone, Progress
+
+# Pieces of 4 clips; a log of every clip that passes the network; rank 1 is lost after its sixth unless it comes back.
+WRAPPER = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import CLAP.cache, CLAP.encoder
+CLAP.cache.PIECE_ROWS = 4
+plain, log = CLAP.encoder.Encoder.encode_waveform, {log!r}
+
+def encode_waveform(self, waveform):
+    with open(log, "a") as file:
+        file.write(f"{{os.environ['RANK']}} {{waveform[:99].tobytes().hex()}}\\n")
+    count = sum(line.startswith("1 ") for line in open(log))
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and count == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, waveform)
+
+CLAP.encoder.Encoder.encode_waveform = encode_waveform
+import train_hyperbolic_clap as script
+from common import run
+sys.exit(run(script.main, script.parser().parse_args()))
+"""
+
+
+def torchrun(count, name, *flags, launcher=(), check=True):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *launcher]
+    command += [str(name), "--checkpoint", str(TINY), "--device", "cpu", *map(str, flags)]
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, env=clean)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Three files of 1, 20 and 3 rows in row groups of 5; one row is broken and one has no label."""
+    folder = tmp_path_factory.mktemp("uneven") / "data"
+    rows = tone_rows(24)
+    rows[2]["audio"]["bytes"] = b"broken"
+    rows[20]["human_labels"] = []
+    for name, part in (("00", rows[:1]), ("01", rows[1:21]), ("02", rows[21:])):
+        write_rows(folder, part, f"{name}.parquet", row_group_size=5)
+    return folder
+
+
+def without_times(path):
+    content = json.loads(path.read_text())
+    for part in (content, content.get("test_info", {})):
+        for name in ("command", "arguments", "time", "started", "seconds", "world_size"):
+            part.pop(name, None)
+    content.get("model_info", {}).pop("projection_checkpoint", None)
+    return content
+
+
+def cached(folder):
+    (inner,) = folder.iterdir()
+    keys = EmbeddingCache(folder, "")
+    for piece in inner.glob("*.safetensors"):
+        from safetensors.numpy import load_file
+
+        content = load_file(piece)
+        for key, vector in zip(content["keys"], content["embeddings"], strict=True):
+            assert key.tobytes() not in keys.known, "a clip was encoded twice"
+            keys.known[key.tobytes()] = vector
+    return {key: vector.tobytes() for key, vector in keys.known.items()}
+
+
+@pytest.mark.parametrize("count", [3])
+def test_ranks_change_nothing(uneven, tmp_path, count):
+    flags = ["--parquet-dir", uneven, "--epochs", 2]
+    script("train_hyperbolic_clap.py", *flags, "--cache-dir", tmp_path / "c1", "--output-dir", tmp_path / "o1")
+    torchrun(count, "train_hyperbolic_clap.py", *flags, "--cache-dir", tmp_path / "c", "--output-dir", tmp_path / "o")
+    for name in ("projection_epoch_1.pth", "projection_epoch_2.pth"):
+        assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "o1" / name).read_bytes()
+    assert without_times(tmp_path / "o" / "setup.json") == without_times(tmp_path / "o1" / "setup.json")
+    assert json.loads((tmp_path / "o" / "setup.json").read_text())["world_size"] == count
+    assert cached(tmp_path / "c") == cached(tmp_path / "c1")
+
+
+def test_testing_with_more_ranks_than_files_and_a_limit(uneven, tmp_path):
+    flags = ["--parquet-dir", uneven, "--num-samples", 5]
+    script("test_clap_modelscope.py", *flags, "--cache-dir", tmp_path / "c1", "--output-json", tmp_path / "one.json")
+    done = torchrun(
+        4, "test_clap_modelscope.py", *flags, "--cache-dir", tmp_path / "c4", "--output-json", tmp_path / "four.json"
+    )
+    one, four = without_times(tmp_path / "one.json"), without_times(tmp_path / "four.json")
+    assert one == four
+    assert [entry["sample_id"] for entry in four["predictions"]] == [0, 1, 3, 4, 5]
+    assert four["test_info"]["clips"]["skipped"]["undecodable audio"] == {"count": 1, "first": ["tone2"]}
+    assert cached(tmp_path / "c4") == cached(tmp_path / "c1")
+    assert done.stdout.count("results: ") == 1, "one log"
+    assert done.stderr.count("embedding: 100%") == 1, "one bar"
+
+
+@pytest.fixture
+def wrapper(tmp_path):
+    path = tmp_path / "wrapper.py"
+    path.write_text(WRAPPER.format(root=str(ROOT), log=str(tmp_path / "log")))
+    return path
+
+
+def test_a_lost_rank_ends_the_run_and_a_restart_goes_on(wrapper, tmp_path):
+    rows = [{"video_id": f"v{i}", "audio": flac(tone(100 + 9 * i)), "human_labels": ["Music"]} for i in range(40)]
+    data = write_rows(tmp_path / "data", rows, row_group_size=8)
+    flags = ["--parquet-dir", data, "--epochs", 1, "--cache-dir", tmp_path / "c", "--output-dir", tmp_path / "o"]
+    started = time.monotonic()
+    done = torchrun(2, wrapper, *flags, "--workers", 1, check=False)
+    assert done.returncode != 0 and "SIGKILL" in done.stderr
+    assert time.monotonic() - started < 60, "the other rank waited for the lost one"
+    assert not list((tmp_path / "o").glob("*.pth"))
+    kept = len(cached(tmp_path / "c"))
+    assert kept >= 4
+    (tmp_path / "log").rename(tmp_path / "first")
+    torchrun(2, wrapper, *flags, "--workers", 1, launcher=["--max-restarts=1"])
+    script("train_hyperbolic_clap.py", *flags[:4], "--no-cache", "--output-dir", tmp_path / "plain")
+    name = "projection_epoch_1.pth"
+    assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    encoded = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(set(encoded)) == 40 - kept, "what an earlier run had in its pieces was encoded again"
+    # What a killed rank can lose: what it has not written as a piece, and what is in flight.
+    assert len(encoded) - len(set(encoded)) <= 2 * (4 + 3)
+
+
+def test_an_error_of_one_rank_is_told_once(tmp_path):
+    done = torchrun(2, "test_clap_modelscope.py", "--parquet-dir", tmp_path / "nowhere", check=False)
+    assert done.returncode != 0 and "rank 1: error: --parquet-dir" in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: --parquet-dir")]
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+def test_shares_have_no_overlap_and_no_gap(size):
+    for start, stop in ((0, 24), (3, 4), (5, 5), (7, 30)):
+        parts = []
+        for rank in range(size):
+            ranks = Alone()
+            ranks.rank, ranks.size = rank, size
+            parts.append(range(*ranks.share(start, stop)))
+        assert [row for part in parts for row in part] == list(range(start, stop))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_any_part_of_a_folder_is_that_part_of_its_rows(uneven):
+    folder = ParquetFolder(uneven, ClassList.read(CLASS_LABELS))
+    whole = [(clip.sample_id, clip.video_id) for clip in folder]
+    assert len(whole) == folder.num_rows == 24
+    for start in range(0, 25, 3):
+        for stop in range(start, 25, 4):
+            assert [(c.sample_id, c.video_id) for c in folder.rows(start, stop)] == whole[start:stop]
+
+
+def test_the_bar_ends_also_if_rows_of_the_share_are_lost():
+    progress = Progress(Alone())
+    progress.begin(10, 10)
+    for _ in range(4):
+        progress.update()
+    progress.finish()
+    assert progress.bar.n == 10
+    progress.close()
+
+
+def test_plain_python_imports_nothing_for_it():
+    code = "import sys, ranks; assert type(ranks.open_ranks()) is ranks.Alone; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_use_all_cores_undoes_only_what_torchrun_did(monkeypatch):
+    from ranks import use_all_cores
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    use_all_cores()
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    use_all_cores()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_cuda_becomes_each_ranks_own_device(monkeypatch):
+    from common import choose_device
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:0") == choose_device("cuda") == torch.device("cuda:1")
