@@ -109,9 +109,12 @@ def ontology_metrics(
     (Kiritchenko et al. 2005, "Functional Annotation of Genes Using Hierarchical Text Categorization", section 5).
     text_radius_depth, audio_radius_depth: Spearman's correlation of radius with depth, over the class texts and over
     the class means of audio. Unit vectors, as of plain CLAP's texts, have no radius: None.
+    text_angle_depth, audio_angle_depth: the same with 1 - cosine to the mean direction (of all texts, of all clips;
+    averaged over the clips of a class) in place of the radius, which every similarity has.
     """
     from_tree = ("wrong_top1", "wrong_top1_distance", *(f"hierarchical_{x}" for x in ("precision", "recall", "f1")))
-    result: dict = dict.fromkeys((*from_tree, "text_radius_depth", "audio_radius_depth", "reason"))
+    from_vectors = [f"{side}_{measure}_depth" for side in ("text", "audio") for measure in ("radius", "angle")]
+    result: dict = dict.fromkeys((*from_tree, *from_vectors, "reason"))
     tree = Ontology()
     nodes, result["reason"] = tree.find(names)
     if nodes is None:
@@ -129,8 +132,12 @@ def ontology_metrics(
     depth = tree.depth[nodes]
     if text is not None:
         result["text_radius_depth"] = radius_follows_depth(np.linalg.norm(text.astype(np.float64), axis=1), depth)
+        result["text_angle_depth"] = radius_follows_depth(angle_from_mean(text), depth)
     if audio is not None:
         result["audio_radius_depth"] = radius_follows_depth(class_mean_radius(audio, targets), depth)
+        with np.errstate(invalid="ignore"):
+            angle = targets.T @ angle_from_mean(audio) / np.where(targets.sum(axis=0) > 1, targets.sum(axis=0), np.nan)
+        result["audio_angle_depth"] = radius_follows_depth(angle, depth)
     return result
 
 
@@ -146,6 +153,13 @@ def class_mean_radius(audio: np.ndarray, targets: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         radius = np.sqrt(np.maximum(squares / (counts * (counts - 1)), 0))
     return np.where(counts > 1, radius, np.nan)
+
+
+def angle_from_mean(vectors: np.ndarray) -> np.ndarray:
+    """(N, D) -> (N,) 1 - cosine between each vector and the mean direction of all."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True), 1e-30)
+    mean = unit.mean(axis=0)
+    return 1 - unit @ mean / np.maximum(np.linalg.norm(mean), 1e-30)
 
 
 def radius_follows_depth(radius: np.ndarray, depth: np.ndarray) -> dict | None:
