@@ -1,7 +1,7 @@
 """Results JSON files as comparable numbers: reading, matching clips, metrics of resamples, differences.
 
-What a results JSON must hold to be read: `metrics` (values may be null or missing) and `predictions`. Everything that
-the predictions allow is recomputed from them. Whole rankings (map, map_samples, auc, d_prime, mean_rank, and acc@k
+What a results JSON must hold to be read: `predictions`, or else `metrics` (values may be null or missing). Everything
+that the predictions allow is recomputed from them. Whole rankings (map, map_samples, auc, d_prime, mean_rank, and acc@k
 beyond the stored predictions) need the similarities, which the test scripts write with --save-scores:
 
     test_info.scores        path of a safetensors file, relative to the results JSON
@@ -30,9 +30,9 @@ RANKS = (1, 3, 5, 10)
 AT_K = [f"{name}_{average}" for average in ("micro", "macro") for name in ("precision", "recall", "f1")]
 BY_RANKING = ("map", "auc", "d_prime")
 HIERARCHICAL = ("wrong_top1_distance", "hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
-RADII = ("text_radius_depth", "audio_radius_depth")
+RADII = ("text_radius_depth", "audio_radius_depth", "text_angle_depth", "audio_angle_depth")
 ORDER = [*(f"acc@{k}" for k in RANKS), "mrr", "mean_rank", *AT_K, "map", "map_samples", "auc", "d_prime"]
-ORDER += [*HIERARCHICAL, *RADII, "valid_samples", "total_samples"]
+ORDER += ["wrong_top1", *HIERARCHICAL, *RADII, "valid_samples", "total_samples"]
 SAME = 1e-4  # a stored and a recomputed value that differ by less are the same value
 
 
@@ -71,12 +71,6 @@ class Results:
         """(N,) bool: clips with a true class, the ones that metrics are about."""
         return self.targets.any(axis=1)
 
-    @cached_property
-    def rows(self) -> dict[tuple, int]:
-        """Clip -> row, of the clips that the file names once."""
-        times = Counter(self.keys)
-        return {key: i for i, key in enumerate(self.keys) if times[key] == 1}
-
 
 def read(path: Path, label: str, class_labels: Path | None, default_labels: Path) -> Results:
     """A results file; UserError in one sentence if it is not one. class_labels: what --class-labels gave, or None."""
@@ -86,33 +80,44 @@ def read(path: Path, label: str, class_labels: Path | None, default_labels: Path
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON (cut off, or another kind of file)") from None
-    if not isinstance(content, dict) or not isinstance(content.get("predictions"), list):
-        raise UserError(f"{path} is no results JSON: it has no list 'predictions'")
-    entries = content["predictions"]
-    if not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path} is no results JSON: 'predictions' must hold one object for each clip, at least one")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no results JSON: it is not an object with the keys 'metrics' and 'predictions'")
     info, model = _dictionary(content, "test_info"), _dictionary(content, "model_info")
     stored = _dictionary(content, "metrics") | _dictionary(content, "ontology")
     stored |= {name: stored[name].get("rho") for name in RADII if isinstance(stored.get(name), dict)}
     metrics = {k: v for k, v in stored.items() if type(v) in (int, float) and math.isfinite(v)}
     notes = [f"{label} has no metrics of its own"] if not metrics else []
+    rows = content["predictions"] if isinstance(content.get("predictions"), list) else []
+    entries = [entry for entry in rows if isinstance(entry, dict)]
+    if not entries and not metrics:
+        raise UserError(f"{path} is no results JSON: it has neither 'metrics' nor 'predictions'")
+    if not entries:
+        notes.append(f"{label} has no predictions, so its metrics are shown as stored")
+    elif len(entries) < len(rows):
+        notes.append(f"{len(rows) - len(entries)} of {len(rows)} predictions of {label} are no objects and left out")
     classes = _class_list(info, class_labels, default_labels)
     lists = [_predicted(entry) for entry in entries]
-    depth = min(map(len, lists))
+    depth = min(map(len, lists), default=0)
     top = np.array([[-1 if (p := classes.find(name)) is None else p for name in row[:depth]] for row in lists], int)
     unknown = [name for row in lists for name in row[:depth] if classes.find(name) is None]
     if unknown:
         depth = 0
         notes.append(f"{label} predicts {unknown[0]!r}, which is not in the list of {len(classes)} classes, so nothing "
                      "is recomputed from its predictions (give its list with --class-labels)")
-    elif not depth:
+    elif entries and not depth:
         notes.append(f"{label} holds no predictions for some clips, so nothing is recomputed from them")
     targets = np.zeros((len(entries), len(classes)), bool)
     for row, entry in zip(targets, entries, strict=True):
-        row[classes.match(classes.parse(entry.get("ground_truth_human_labels")))] = True
-    keys = [(str(entry.get("video_id", "")), str(entry.get("sample_id", ""))) for entry in entries]
+        named = classes.parse(entry.get("ground_truth_human_labels")) or classes.parse(entry.get("ground_truth_labels"))
+        row[classes.match(named)] = True
+    if entries and not targets.any():
+        notes.append(f"no true label of {label} is in the list of {len(classes)} classes, so nothing is recomputed")
+    anonymous = sum(not entry.get("video_id") for entry in entries)
+    if anonymous:
+        notes.append(f"{anonymous} clips of {label} have no video_id and so are not matched with other files")
+    keys = [(str(entry.get("video_id") or ""), str(entry.get("sample_id", ""))) for entry in entries]
     results = Results(path, label, "c_meaning" in model, metrics, info | {"model": model}, classes.names, keys,
-                      top.reshape(len(entries), -1)[:, :depth], depth, targets, None, notes)
+                      top.reshape(len(entries), -1 if entries else depth)[:, :depth], depth, targets, None, notes)
     _add_scores(results)
     return results
 
@@ -174,7 +179,7 @@ class Measures:
         self.names, self.k = results.names, k
         self.top, self.targets = results.top[rows], results.targets[rows]
         self.ratios: dict[str, tuple] = {}
-        self.ranking, self.hits = None, None
+        self.ranking, self.hits, self.wrong = None, None, None
         self.size = len(rows)
         if self.size and self.top.shape[1]:
             self._from_predictions(tree)
@@ -198,6 +203,7 @@ class Measures:
         if nodes is not None:
             part = clip_counts(self.top[:, 0], self.targets, nodes, tree)
             self.ratios["wrong_top1_distance"] = part["distance"], part["wrong"]
+            self.wrong = int(part["wrong"].sum())
             self.ratios["hierarchical_precision"] = part["both"], part["predicted"]
             self.ratios["hierarchical_recall"] = part["both"], part["true"]
             self.ratios["hierarchical_f1"] = 2 * part["both"], part["predicted"] + part["true"]
@@ -232,7 +238,8 @@ class Measures:
         """The metrics themselves, of the clips as they are; without those that have no ground."""
         once = np.ones((1, self.size), np.float32)
         values = self.of_sums(once) | self.of_ranking(once)
-        return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
+        counted = {} if self.wrong is None else {"wrong_top1": self.wrong}
+        return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])} | counted
 
     def per_class(self, by_ranking: bool) -> np.ndarray:
         """(M,) average precision of each class, or without scores its recall at k; NaN where a class does not occur."""
@@ -246,8 +253,18 @@ class Measures:
 
 
 def match(a: Results, b: Results) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows of a and b that are one clip (video_id, sample_id) with one truth, and how many differ in truth."""
-    pairs = [(i, b.rows[key]) for key, i in a.rows.items() if key in b.rows and key[0]]
+    """Rows of a and b that are one clip with one truth, and how many differ in truth.
+
+    A clip is known by its video_id where that occurs once in each file (other programs count sample_id differently),
+    else by video_id and sample_id.
+    """
+    videos = [Counter(video for video, _ in file.keys) for file in (a, b)]
+    once = videos[0].keys() & videos[1].keys() - {v for times in videos for v, count in times.items() if count > 1}
+    keys = [[video if video in once else (video, sample) for video, sample in file.keys] for file in (a, b)]
+    times = [Counter(of_file) for of_file in keys]
+    rows_of_b = {key: i for i, key in enumerate(keys[1]) if times[1][key] == 1}
+    pairs = [(i, rows_of_b[key]) for i, key in enumerate(keys[0]) if times[0][key] == 1 and key in rows_of_b]
+    pairs = [(i, j) for i, j in pairs if a.keys[i][0]]  # a clip without video_id is nobody's
     rows_a, rows_b = np.array(pairs, int).reshape(-1, 2).T
     alike = (a.targets[rows_a] == b.targets[rows_b]).all(axis=1) if a.names == b.names else np.ones(len(rows_a), bool)
     return rows_a[alike], rows_b[alike], int((~alike).sum())

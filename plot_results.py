@@ -172,8 +172,8 @@ def draw_gains(args: argparse.Namespace):
     """
     from matplotlib.figure import Figure
 
-    from compare_results import class_changes
     from comparison import Measures, match
+    from differences import class_changes
     from ontology import Ontology
 
     base, other = read_results(args.results, args.class_labels)

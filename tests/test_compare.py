@@ -209,6 +209,113 @@ def test_a_file_of_another_program_is_recomputed_where_it_can_be(tmp_path):
     assert report["classes"][0]["measure"] == "recall at 3"
 
 
+def changed(path, target, change):
+    """Another results file: `path` after change(content)."""
+    content = json.loads(path.read_text())
+    change(content)
+    write_json(target, content)
+    return target
+
+
+def test_clips_are_matched_by_video_where_sample_ids_are_counted_differently(tmp_path):
+    a = write_results(tmp_path / "a.json")
+    b = write_results(tmp_path / "b.json", seed=1, save_scores=False)
+
+    def renumber(content):
+        for number, entry in enumerate(content["predictions"]):
+            entry["sample_id"] = f"sample_{number + 7}"
+
+    report, rows = compared(tmp_path, a, changed(b, tmp_path / "c.json", renumber))
+    assert "c and a have 40 clips in common, all of both" in report["notes"]
+    assert rows["acc@1"]["differences"][0]["paired"]
+
+    def one_video(content):
+        for entry in content["predictions"][:4]:
+            entry["video_id"] = "v0"
+
+    # Four clips of one video in one file, one in the other: only the one with the same sample_id is the same clip.
+    report, _ = compared(tmp_path, a, changed(b, tmp_path / "d.json", one_video))
+    assert "d and a have 37 clips in common, of 40 and 40" in report["notes"]
+
+    def anonymous(content):
+        for entry in content["predictions"]:
+            del entry["video_id"]
+
+    report, rows = compared(tmp_path, a, changed(b, tmp_path / "e.json", anonymous))
+    assert "40 clips of e have no video_id and so are not matched with other files" in report["notes"]
+    assert not rows["acc@1"]["differences"][0]["paired"]
+
+
+def test_metrics_alone_are_shown_as_stored(tmp_path):
+    a = write_results(tmp_path / "a.json")
+    for name in ("b", "c"):
+        write_json(tmp_path / f"{name}.json", {"metrics": {"acc@1": 0.25, "map": None, "valid_samples": 40}})
+    report, rows = compared(tmp_path, a, tmp_path / "b.json", tmp_path / "c.json")
+    assert "b has no predictions, so its metrics are shown as stored" in report["notes"]
+    assert [cell and cell["source"] for cell in rows["acc@1"]["values"]] == ["recomputed", "stored", "stored"]
+    assert rows["valid_samples"]["values"][1]["value"] == 40 and rows["map"]["values"][1] is None
+    assert not rows["acc@1"]["differences"][0]["paired"]
+
+
+def test_predictions_that_are_no_objects_are_left_out_and_counted(tmp_path):
+    a = write_results(tmp_path / "a.json", save_scores=False)
+    b = changed(a, tmp_path / "b.json", lambda content: content["predictions"].__setitem__(3, None))
+    report, _ = compared(tmp_path, a, b)
+    assert "1 of 40 predictions of b are no objects and left out" in report["notes"]
+    assert report["tables"][1]["title"] == "the 39 common clips"
+
+
+def test_truth_as_machine_ids_or_as_one_text(tmp_path):
+    a = write_results(tmp_path / "a.json", save_scores=False)
+    ids = {"Music": "/m/04rlf", "Speech": "/m/09x0r", "Dog": "/m/0bt9lr", "Bark": "/m/05tny_", "Piano": "/m/05r5c",
+           "Rain": "/m/06mb1", "Siren": "/m/03kmc9", "Engine": "/m/02mk9"}
+
+    def machine(content):
+        for entry in content["predictions"]:
+            entry["ground_truth_labels"] = [ids[name] for name in entry.pop("ground_truth_human_labels")]
+
+    def text(content):
+        for entry in content["predictions"]:
+            entry["ground_truth_human_labels"] = ", ".join(entry["ground_truth_human_labels"])
+
+    for change in (machine, text):
+        report, rows = compared(tmp_path, a, changed(a, tmp_path / "b.json", change))
+        assert "b and a have 40 clips in common, all of both" in report["notes"]
+        assert rows["f1_micro"]["differences"][0]["difference"] == 0
+
+
+def test_no_results_file_is_overwritten(tmp_path):
+    a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
+    before = b.read_bytes()
+    for flag in ("--output-json", "--markdown"):
+        with pytest.raises(UserError, match=f"{flag} .* would be overwritten"):
+            main(parser().parse_args([str(a), str(b), flag, str(b)]))
+    assert b.read_bytes() == before
+
+
+def test_classes_that_changed_are_listed_with_their_clips(tmp_path):
+    """Class by class against scikit-learn, and the counts against the files' truth."""
+    a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
+    report, _ = compared(tmp_path, a, b, flags=("--classes", "8", "--min-clips", "1"))
+    (changes,) = report["classes"]
+    loaded = [comparison.read(path, "x", None, path) for path in (a, b)]
+    valid = loaded[0].valid
+    listed = changes["gained"] + changes["lost"]
+    assert changes["measure"] == "average precision" and len(listed) == 8
+    for entry in listed:
+        column = NAMES.index(entry["class"])
+        truth = loaded[0].targets[valid, column]
+        assert entry["clips"] == truth.sum()
+        for name, file in zip(("before", "after"), loaded, strict=True):
+            assert entry[name] == pytest.approx(average_precision_score(truth, file.scores[valid, column]), abs=1e-5)
+    for way, sign in (("gained", 1), ("lost", -1)):
+        sizes = [sign * entry["change"] for entry in changes[way]]
+        assert sizes == sorted(sizes, reverse=True) and min(sizes) > 0
+    report, _ = compared(tmp_path, a, b, flags=("--classes", "8", "--min-clips", "13"))
+    assert 0 < report["classes"][0]["compared"] < 8
+    assert all(e["clips"] >= 13 for e in report["classes"][0]["gained"] + report["classes"][0]["lost"])
+
+
 def test_without_scores_map_has_no_interval(tmp_path):
     paths = [
         write_results(tmp_path / f"{name}.json", seed=seed, save_scores=False, metrics={"map": 0.5 + seed / 10})
@@ -238,9 +345,9 @@ def test_markdown_is_a_table(tmp_path, caplog):
     ("content", "sentence"),
     [
         ("{", "is not JSON"),
-        ("[]", "has no list 'predictions'"),
-        ('{"metrics": {}}', "has no list 'predictions'"),
-        ('{"predictions": [3]}', "one object for each clip"),
+        ("[]", "is not an object with the keys"),
+        ('{"metrics": {}}', "has neither 'metrics' nor 'predictions'"),
+        ('{"predictions": [3]}', "has neither 'metrics' nor 'predictions'"),
         (None, "cannot be read"),
     ],
 )
