@@ -1,5 +1,6 @@
 """Figures of each epoch for a tracker: TensorBoard or SwanLab, both local, without account, optional to install.
 
+    require("tensorboard")
     tracker = open_tracker("tensorboard", Path("checkpoints_hyperbolic"))
     tracker.log(1, {"train_loss": 14.2, "val_loss": 14.9})
     tracker.close()
@@ -12,7 +13,18 @@ from pathlib import Path
 
 from common import UserError, log
 
-KINDS = ("tensorboard", "swanlab")
+
+def require(kind: str | None) -> None:
+    """UserError with the pip command if the package of --log-to is missing, before a training touches any file."""
+    try:
+        if kind == "tensorboard":
+            import torch.utils.tensorboard  # noqa: F401
+        if kind == "swanlab":
+            import swanboard  # noqa: F401  SwanLab's local mode writes through it, and fails later without it
+            import swanlab  # noqa: F401
+    except ImportError:
+        package = {"tensorboard": "tensorboard", "swanlab": '"swanlab[dashboard]"'}[kind]
+        raise UserError(f"--log-to {kind} needs a package that is missing: pip install {package}") from None
 
 
 class NoTracker:
@@ -29,10 +41,8 @@ class TensorBoard:
     """Event files in FOLDER/tensorboard."""
 
     def __init__(self, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("--log-to tensorboard needs a package that is missing: pip install tensorboard") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(folder / "tensorboard"))
         log.info("see the curves with: tensorboard --logdir %s", folder / "tensorboard")
 
@@ -51,13 +61,8 @@ class SwanLab:
     """A run in FOLDER/swanlab, in SwanLab's local mode: no account, nothing leaves the machine."""
 
     def __init__(self, folder: Path):
-        try:
-            import swanboard  # noqa: F401  SwanLab's local mode writes through it, and fails later without it
-            import swanlab
-        except ImportError:
-            raise UserError(
-                '--log-to swanlab needs a package that is missing: pip install "swanlab[dashboard]"'
-            ) from None
+        import swanlab
+
         self.swanlab = swanlab
         target = folder.resolve() / "swanlab"
         target.mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,7 @@ def numbers(figures: dict) -> dict[str, float]:
 
 
 def open_tracker(kind: str | None, folder: Path) -> NoTracker | TensorBoard | SwanLab:
-    """The tracker of --log-to, writing under `folder`; UserError with the pip command if its package is missing."""
+    """The tracker of --log-to, writing under `folder`."""
     if kind is None:
         return NoTracker()
     return {"tensorboard": TensorBoard, "swanlab": SwanLab}[kind](folder)

@@ -80,10 +80,11 @@ def main(args: argparse.Namespace) -> None:
     from labels import ClassList
     from ranks import open_ranks, restarted
     from runfolder import RunFolder
-    from tracking import open_tracker
+    from tracking import open_tracker, require
     from training import Settings, Trainer, fingerprint, split_by_video, target_matrix
 
     ranks = open_ranks()
+    require(args.log_to)
     device = choose_device(args.device)
     classes = ClassList.read(args.class_labels)
     folder = ParquetFolder(args.parquet_dir, classes)
@@ -144,7 +145,7 @@ def describe(result: dict) -> str:
         "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
         "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f}, radius of "
         "audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text {text_radius_mean:.2f} +- "
-        "{text_radius_std:.2f}, c {c:g}"
+        "{text_radius_std:.2f}, near the boundary {audio_near_boundary:.1%} and {text_near_boundary:.1%}, c {c:g}"
     ).format(**result)
 
 
