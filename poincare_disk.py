@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from common import UserError, choose_device
+from pictures import WIDTH, caption
 
 # Okabe and Ito's colours, which differ for every kind of colour vision; their yellow is too faint on white.
 COLOURS = {
@@ -17,15 +18,21 @@ COLOURS = {
     "Channel, environment and background": "#000000",
 }
 GREY = "#999999"
-SHOWN_NAMES = ("Music", "Speech", "Animal", "Vehicle", "Water", "Silence", "Dog", "Piano", "Singing", "Bird", "Guitar",
-               "Rain", "Engine", "Bell", "Drum", "Laughter", "Wind", "Telephone", "Applause", "Violin, fiddle")
+NAMES = 15  # written on each side
 NEAREST = 3  # class texts that give a clip its angle
 
 
-def draw(args: argparse.Namespace, width: float) -> tuple:
-    """The flags of `plot_results.py disk`, a width in inches -> (figure, caption)."""
+def draw_disk(args: argparse.Namespace):
+    """The Poincare disk of class texts and audio with the edges of AudioSet's tree, coloured by top-level branch.
+
+    The distance of a point from the centre shows its true hyperbolic distance to the origin.
+
+    python plot_results.py disk --parquet-dir ./Datasets/AudioSet/eval \\
+        --projection-checkpoint checkpoints_hyperbolic/best_projection_epoch_X.pth --output disk.png
+    """
     import numpy as np
     from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
     from hyperbolic import tangent_pairwise_distance
@@ -43,55 +50,76 @@ def draw(args: argparse.Namespace, width: float) -> tuple:
     angle_text = leaf_angles(tangent_pairwise_distance(text, text, c).cpu().numpy())
     nearest = tangent_pairwise_distance(audio, text, c).cpu().numpy().argsort(axis=1)[:, :NEAREST]
     turn_audio = np.exp(1j * angle_text)[nearest].sum(axis=1)
-    # Radii are true; shown as tanh(d / 2s), with the scale s at which differences between texts show most.
+    # Radii are true; shown as tanh(d / 2s), with a scale s that fills the disk. Differences between texts would show
+    # most with their median at 0.65; at 0.78 they are 9 % smaller.
     radius_text, radius_audio = (2 * x.norm(dim=1).cpu().numpy() for x in (text, audio))
-    scale = float(np.median(radius_text)) / (2 * np.arctanh(0.68))
+    scale = float(np.median(radius_text)) / (2 * np.arctanh(0.78))
     at_text = np.tanh(radius_text / (2 * scale)) * np.exp(1j * angle_text)
     at_audio = np.tanh(radius_audio / (2 * scale)) * turn_audio / np.abs(turn_audio)
-    figure = Figure(figsize=(width, 8.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 7.5), layout="constrained")
     axes = figure.subplots()
     axes.set_aspect("equal")
     axes.axis("off")
-    axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02))
+    axes.set(xlim=(-1.62, 1.62), ylim=(-1.02, 1.02))
     circle = np.exp(1j * np.linspace(0, 2 * np.pi, 400))
     axes.plot(circle.real, circle.imag, color="#444444", linewidth=1.2)
     edges = tree_edges(tree, nodes)
     lines = geodesics(at_text[edges[:, 0]], at_text[edges[:, 1]])
-    colours = [COLOURS[class_branch[child]] for child in edges[:, 0]]
+    # Pale colours instead of transparent ones: where hundreds of lines cross, those would add up to a dark knot.
+    # Without smoothing, which showing a picture of twice the size does anyway, the file is half as large.
+    colours = [tuple(0.6 + 0.4 * part for part in to_rgb(COLOURS[class_branch[child]])) for child in edges[:, 0]]
     lines = np.stack([lines.real, lines.imag], axis=-1)
-    axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.5, alpha=0.35))
+    axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.5, antialiaseds=False))
     for name, colour in COLOURS.items():
         sounds, names = at_audio[audio_branch == name], at_text[class_branch == name]
-        axes.scatter(names.real, names.imag, s=16, color=colour, edgecolor="white", linewidth=0.4, label=name, zorder=3)
-        axes.scatter(sounds.real, sounds.imag, s=14, marker="x", color=colour, linewidth=0.7, alpha=0.7, zorder=4)
+        axes.scatter(names.real, names.imag, s=20, color=colour, edgecolor="white", linewidth=0.4, label=name, zorder=3)
+        axes.scatter(sounds.real, sounds.imag, s=18, marker="x", color=colour, linewidth=0.8, zorder=4)
     farthest = max(radius_text.max(), radius_audio.max())
     step = nice_step(farthest / 5)
     for d in np.arange(step, farthest + step, step):
         ring = np.tanh(d / (2 * scale)) * circle
-        axes.plot(ring.real, ring.imag, color=GREY, linewidth=0.7, linestyle=(0, (4, 4)), zorder=1)
-        axes.text(0, -abs(ring[0]), f"{d:g}", fontsize=8.5, color="#444444", ha="center", va="center", zorder=5,
-                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.9})
-    taken: list[complex] = []
-    for position in filter(lambda i: i is not None, map(classes.find, SHOWN_NAMES)):
-        at = at_text[position]
-        out = at / abs(at) * (abs(at) + 0.05)
-        if any(abs(out.imag - other.imag) < 0.045 and abs(out.real - other.real) < 0.4 for other in taken):
-            continue  # the names would cover each other
-        taken.append(out)
-        axes.plot([at.real, out.real], [at.imag, out.imag], color="#444444", linewidth=0.6)
-        axes.text(out.real, out.imag, classes.names[position], fontsize=9, va="center",
-                  ha="left" if at.real > 0 else "right", zorder=6)
-    axes.scatter([], [], s=16, color=GREY, label="dot: class text")
-    axes.scatter([], [], s=16, marker="x", color=GREY, linewidth=0.8, label="cross: audio clip")
-    figure.legend(loc="outside upper center", ncols=3, fontsize=9, handletextpad=0.2, columnspacing=1.2)
-    text_below = (
-        f"{len(text)} class texts, {len(audio)} clips; lines join a class to its nearest parent class in the tree. "
-        f"Dashed circles: hyperbolic distance d to the origin (c = {c:g}), true for every point, drawn at "
-        f"tanh(d / {2 * scale:.2f}). Angle: {text.shape[1]} dimensions became the leaf order of a clustering of the "
-        f"texts by distance, evenly spread; a clip is at the mean angle of its {NEAREST} nearest texts. So of the "
-        "angles only neighbourhood means anything."
-    )
-    return figure, text_below
+        axes.plot(ring.real, ring.imag, color=GREY, linewidth=0.7, linestyle=(0, (4, 4)), zorder=2.5)
+        axes.text(0, -abs(ring[0]), f"{d:g}", fontsize=9, color="#444444", ha="center", va="center", zorder=5,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
+    clip_count = np.bincount([p for i in labelled for p in clips[i].positions], minlength=len(classes))
+    write_names(axes, at_text, classes.names, clip_count)
+    axes.scatter([], [], s=20, color=GREY, label="dot: class text")
+    axes.scatter([], [], s=18, marker="x", color=GREY, linewidth=0.9, label="cross: audio clip")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9.5, handletextpad=0.2, columnspacing=1.2,
+                  markerscale=1.5)
+    caption(figure, (
+        f"{len(text)} class texts and {len(audio)} clips; lines join each class to its nearest parent class in "
+        "AudioSet's tree. Distance from the centre: the true hyperbolic distance d to the origin of every point "
+        f"(c = {c:g}; dashed circles), drawn at tanh(d / {2 * scale:.2f}); the outer circle is infinitely far. Angle: "
+        f"the {text.shape[1]} dimensions became the order of the leaves in a clustering of the texts by hyperbolic "
+        f"distance, evenly spread, and a clip is at the mean angle of its {NEAREST} nearest texts; so neighbours are "
+        "alike, but the angle between two far points means nothing. Named: the class with the most clips in each "
+        "direction."))
+    return figure
+
+
+def write_names(axes, at, names: list[str], clips) -> None:
+    """Names of some of the points (M,) complex `at`, in a column on either side of the disk, joined by thin lines.
+
+    In each direction the class with the most clips is named. clips: (M,) their numbers.
+    """
+    import textwrap
+
+    import numpy as np
+
+    for side in (-1, 1):
+        up = np.angle(at * side)  # -pi / 2 to pi / 2 on this side, whichever it is
+        slot = np.floor((up / np.pi + 0.5) * NAMES).astype(int)
+        for number in range(NAMES):
+            inside = np.flatnonzero(slot == number)
+            if not len(inside):
+                continue
+            chosen = inside[np.argmax(clips[inside])]
+            y = side * ((number + 0.5) / NAMES - 0.5) * 2 * 0.98
+            start = at[chosen]
+            axes.plot([start.real, side * 1.06, side * 1.09], [start.imag, y, y], color="#777777", linewidth=0.6)
+            axes.text(side * 1.11, y, textwrap.shorten(names[chosen], 22, placeholder="..."), fontsize=9.5, va="center",
+                      ha="left" if side > 0 else "right")
 
 
 def tangent_vectors(args: argparse.Namespace) -> tuple:

@@ -1,0 +1,223 @@
+"""plot_results.py: every picture in every form, what it shows against the data, and one sentence for what is wrong."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, script, tone_rows, write_rows
+from test_compare import NAMES, changed, write_results
+
+import plot_results
+from common import UserError, write_json
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -r requirements-plot.txt)")
+
+PLOT = "plot_results.py"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with data, a hyperbolic and a cosine training of two epochs."""
+    home = tmp_path_factory.mktemp("pictured")
+    write_rows(home / "data", tone_rows(12))
+    for similarity in ("hyperbolic", "cosine"):
+        script("train_hyperbolic_clap.py", "--parquet-dir", home / "data", "--cache-dir", home / "cache", "--epochs", 2,
+               "--similarity", similarity, "--output-dir", home / similarity)
+    return home
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Two results files with scores, and one without."""
+    home = tmp_path_factory.mktemp("results")
+    return (
+        write_results(home / "results_a.json"),
+        write_results(home / "results_b.json", seed=1),
+        write_results(home / "results_c.json", seed=2, save_scores=False),
+    )
+
+
+def draw(*flags):
+    """Run the script's main in this process."""
+    plot_results.main(plot_results.parser().parse_args([str(flag) for flag in flags]))
+
+
+def flags_of(kind, trained, results):
+    return {
+        "losses": ("--setup", trained / "cosine" / "setup.json", trained / "hyperbolic" / "setup.json"),
+        "disk": ("--parquet-dir", trained / "data", "--cache-dir", trained / "cache", "--checkpoint", TINY, "--device",
+                 "cpu", "--projection-checkpoint", next((trained / "hyperbolic").glob("best_*.pth"))),
+        "gains": results[:2],
+        "similarities": results[:2],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["losses", "disk", "gains", "similarities"])
+def test_every_picture_in_every_form(kind, trained, results, tmp_path):
+    from PIL import Image
+
+    for form in ("png", "svg", "pdf"):
+        target = tmp_path / f"picture.{form}"
+        draw(kind, *flags_of(kind, trained, results), "--output", target)
+        content = target.read_bytes()
+        if form == "png":
+            with Image.open(target) as image:
+                shades = image.convert("RGB")
+                assert image.width == 1760 and 400 < image.height < 1700  # twice the width of a README
+                assert len(shades.getcolors(1 << 16)) > 8
+            ink = (np.asarray(shades) < 250).any(axis=2)
+            assert 0.01 < ink.mean() < 0.6
+            assert not ink[:, :2].any() and not ink[:, -2:].any() and not ink[-2:].any()  # nothing is cut off
+        else:
+            assert content.startswith({"svg": b"<?xml", "pdf": b"%PDF"}[form]) and len(content) > 5000
+        draw(kind, *flags_of(kind, trained, results), "--output", target)
+        assert target.read_bytes() == content  # one command, one file
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def figure_of(kind, trained, results, *more):
+    """The figure of a picture, not saved."""
+    return getattr(plot_results, f"draw_{kind}")(arguments(kind, trained, results, *more))
+
+
+def arguments(kind, trained, results, *more):
+    flags = (kind, *flags_of(kind, trained, results), *more, "--output", "x.png")
+    return plot_results.parser().parse_args([str(flag) for flag in flags])
+
+
+def captions(figure):
+    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
+def test_losses_show_the_numbers_of_setup_json(trained, results):
+    figure = figure_of("losses", trained, results)
+    for axes, similarity in zip(figure.axes, ("cosine", "hyperbolic"), strict=True):
+        setup = json.loads((trained / similarity / "setup.json").read_text())
+        lines = {line.get_label(): line for line in axes.lines}
+        for label, key in (("training", "train_loss"), ("validation", "val_loss")):
+            assert lines[label].get_xydata().tolist() == [[e["epoch"], e[key]] for e in setup["epochs"]]
+        assert lines[f"best: epoch {setup['best_epoch']}"].get_xdata().tolist() == [setup["best_epoch"]]
+        assert axes.get_title().startswith(similarity)
+    assert "seed 42, learning rate 0.0001" in captions(figure)
+
+
+def test_gains_show_the_comparison(trained, results):
+    from compare_results import parser
+    from comparison import read
+    from differences import compare
+
+    files = [read(path, name, None, path) for path, name in zip(results[:2], "ab", strict=True)]
+    flags = [str(path) for path in results[:2]] + ["--classes", "4", "--resamples", "100"]
+    (changes,) = compare(files, parser().parse_args(flags))["classes"]
+    figure = figure_of("gains", trained, results, "--classes", "4")
+    for axes, way in zip(figure.axes, ("gained", "lost"), strict=True):
+        wanted = changes[way]
+        names = [f"{e['class']} ({e['clips']})" for e in wanted]
+        assert names and [label.get_text() for label in axes.get_yticklabels()] == names
+        drawn = [line.get_xdata().tolist() for line in axes.lines[::3]]
+        assert drawn == [[e["before"], e["after"]] for e in wanted]
+    assert f"out of {files[0].valid.sum()} clips and the {changes['compared']} classes" in captions(figure)
+
+
+def test_the_disk_shows_the_true_distances(trained, results):
+    """Rings and points obey one rule, tanh(d / 2s), and d is the model's own distance to the origin."""
+    import torch
+    from matplotlib.collections import PathCollection
+
+    import poincare_disk
+    from hyperbolic import tangent_pairwise_distance
+
+    figure = figure_of("disk", trained, results)
+    (axes,) = figure.axes
+    text = captions(figure)
+    assert "527 class texts and 12 clips" in text and "512 dimensions became the order of the leaves" in text
+    scale = float(text.split("tanh(d / ")[1].split(")")[0])
+    _, _, projector, *vectors = poincare_disk.tangent_vectors(arguments("disk", trained, results))
+    groups = [group.get_offsets() for group in axes.collections if isinstance(group, PathCollection)][:-2]  # legend's
+    for points, x in zip((np.concatenate(groups[::2]), np.concatenate(groups[1::2])), vectors, strict=True):
+        wanted = tangent_pairwise_distance(x, torch.zeros(1, x.shape[1]), float(projector.c))[:, 0].numpy()
+        found = scale * np.arctanh(np.hypot(*np.asarray(points).T))
+        assert np.sort(found) == pytest.approx(np.sort(wanted), rel=5e-3)  # the caption rounds its scale
+    rings = {float(label.get_text()): -label.get_position()[1] for label in axes.texts if label.get_position()[0] == 0}
+    assert len(rings) >= 3
+    assert [scale * np.arctanh(r) for r in rings.values()] == pytest.approx(list(rings), rel=5e-3)
+
+
+def test_similarities_show_every_pair_once(trained, results):
+    from comparison import read
+
+    figure = figure_of("similarities", trained, results)
+    file = read(results[0], "a", None, results[0])
+    true, false = file.targets.sum(), (~file.targets & file.valid[:, None]).sum()
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels == [f"negatives ({false:,})", f"positives ({true:,})"]
+    pairs = [(p, n) for p in file.scores[file.targets] for n in file.scores[~file.targets & file.valid[:, None]]]
+    area = np.mean([(p > n) + (p == n) / 2 for p, n in pairs])
+    assert figure.axes[0].get_title() == f"a: ROC area {area:.3f}"
+
+
+def refused(*flags):
+    with pytest.raises(UserError) as error:
+        draw(*flags)
+    return str(error.value)
+
+
+def test_wrong_input_is_named_in_one_sentence(trained, results, tmp_path):
+    a, b, without = results
+    out = ("--output", tmp_path / "x.png")
+    assert "must end in .png, .svg or .pdf" in refused("gains", a, b, "--output", tmp_path / "x.gif")
+    (tmp_path / "broken.json").write_text('{"epochs": [')
+    (tmp_path / "none.json").write_text('{"epochs": []}')
+    (tmp_path / "odd.json").write_text('{"epochs": [{"epoch": 1}]}')
+    for name, sentence in (("missing", "cannot be read"), ("broken", "is no setup.json"), ("odd", "is no setup.json"),
+                           ("none", "holds no finished epoch yet")):
+        message = refused("losses", "--setup", tmp_path / f"{name}.json", *out)
+        assert sentence in message and f"{name}.json" in message
+    assert "is not JSON" in refused("gains", a, tmp_path / "broken.json", *out)
+    assert "has no stored similarities; run the test script with --save" in refused("similarities", without, *out)
+    other = write_results(tmp_path / "results_other.json", names=NAMES[:6])
+    assert "have other class lists" in refused("gains", a, other, *out)
+    elsewhere = write_results(tmp_path / "results_elsewhere.json", clips=range(100, 120))
+    assert "have no labelled clip in common" in refused("gains", a, elsewhere, *out)
+
+    def silent(content):
+        for entry in content["predictions"]:
+            del entry["top_k_predictions"], entry["predicted_top1"]
+
+    silent = changed(without, tmp_path / "results_silent.json", silent)
+    assert "holds no predictions to compare" in refused("gains", a, silent, *out)
+    cosine = next((trained / "cosine").glob("best_*.pth"))
+    data = flags_of("disk", trained, results)[:-2]
+    message = refused("disk", *data, "--projection-checkpoint", cosine, *out)
+    assert "was trained for cosine similarity, which has no Poincare disk" in message
+    write_json(tmp_path / "labels.json", {"Music": 0, "Sine wave": 1, "Chirp tone": 2, "drill press": 3})
+    hyperbolic = next((trained / "hyperbolic").glob("best_*.pth"))
+    labels = ("--class-labels", tmp_path / "labels.json")
+    message = refused("disk", *data, "--projection-checkpoint", hyperbolic, *labels, *out)
+    assert "the disk shows AudioSet's tree, but 1 of 4 classes are not AudioSet's" in message
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_gains_without_scores_use_the_stored_predictions(results, tmp_path):
+    draw("gains", results[0], results[2], "--output", tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("flags", [("gains", "a.json", "b.json"), ("losses", "--setup", "s.json")])
+def test_without_matplotlib_one_sentence(flags, tmp_path):
+    """For real, in a process whose import of matplotlib fails."""
+    code = "import runpy, sys; sys.modules['matplotlib'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
+    start = f"import sys; sys.argv = sys.argv[1:]; {code}"
+    command = [sys.executable, "-c", start, str(ROOT / PLOT), *flags, "--output", str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == "error: matplotlib is missing: pip install -r requirements-plot.txt\n"
+
+
+def test_help_needs_no_matplotlib():
+    code = "import runpy, sys; sys.modules['matplotlib'] = sys.modules['numpy'] = sys.modules['torch'] = None\n"
+    code += f"sys.argv = ['x', '--help']; runpy.run_path({str(ROOT / PLOT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0 and "similarities" in done.stdout, done.stderr
