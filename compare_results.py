@@ -26,6 +26,7 @@ LEGEND = {
     " r ": "r: recomputed from the predictions",
     "(unpaired)": "unpaired: not the same clips or classes, so no interval",
     "(needs scores)": "needs scores: an interval needs both files tested with --save-scores",
+    "(not finite)": "not finite: most resamples give no finite value, so no interval",
     "(over classes)": "over classes: a correlation over classes, not over clips",
     "(definition unknown)": "definition unknown: the file was not written by this project",
 }

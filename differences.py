@@ -114,7 +114,8 @@ def table(title: str, files: list, values: list[dict], intervals: list[dict | No
             if name in RADII:
                 entry["note"] = "over classes"
             elif found is not None:
-                entry |= {"paired": True, "note": "no ground for an interval" if name in found else "needs scores"}
+                # With stored scores every metric has an interval, unless most resamples make it infinite, as d_prime.
+                entry |= {"paired": True, "note": "not finite" if "map" in found else "needs scores"}
                 entry |= {**found[name], "note": None} if name in found else {}
             row["differences"].append(entry)
         rows.append(row)

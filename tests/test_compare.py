@@ -326,6 +326,21 @@ def test_without_scores_map_has_no_interval(tmp_path):
     assert rows["map"]["differences"][0]["note"] == "needs scores" and "low" in rows["acc@1"]["differences"][0]
 
 
+def test_d_prime_of_a_perfect_area_is_not_finite(tmp_path):
+    a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
+    content = json.loads(b.read_text())
+    targets = comparison.read(b, "b", None, b).targets
+    comparison.save_scores(b.with_suffix(".safetensors"), targets.astype(float), targets)
+    content["metrics"] = {"d_prime": 6.0}
+    for entry, row in zip(content["predictions"], targets, strict=True):
+        order = np.argsort(-row.astype(float), kind="stable")[:3]
+        entry["top_k_predictions"] = [{"rank": r, "classname": NAMES[j]} for r, j in enumerate(order, 1)]
+    write_json(b, content)
+    _, rows = compared(tmp_path, a, b)
+    assert rows["auc"]["values"][1]["value"] == 1 and "low" in rows["auc"]["differences"][0]
+    assert rows["d_prime"]["differences"][0]["note"] == "not finite"
+
+
 def test_scores_of_another_run_are_not_used(tmp_path):
     a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
     a.with_suffix(".safetensors").write_bytes(b.with_suffix(".safetensors").read_bytes())
