@@ -143,9 +143,10 @@ def describe(result: dict) -> str:
     """One log line of an epoch."""
     return (
         "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
-        "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f}, radius of "
-        "audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text {text_radius_mean:.2f} +- "
-        "{text_radius_std:.2f}, near the boundary {audio_near_boundary:.1%} and {text_near_boundary:.1%}, c {c:g}"
+        "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f} and bias "
+        "{logit_bias:.2f}, radius of audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text "
+        "{text_radius_mean:.2f} +- {text_radius_std:.2f}, near the boundary "
+        "{audio_near_boundary:.1%} and {text_near_boundary:.1%}, c {c:g}"
     ).format(**result)
 
 

@@ -48,12 +48,12 @@ def test_the_terminal_says_what_setup_json_holds(home, tmp_path):
     figure = r"(-?[\d.]+)"
     pattern = re.compile(
         rf"epoch \d+: train loss {figure}, validation loss {figure}, similarity of positives {figure} and negatives "
-        rf"{figure}, logit scale {figure}, radius of audio {figure} \+- {figure} and text {figure} \+- {figure}, near "
-        rf"the boundary {figure}% and {figure}%, c {figure}"
+        rf"{figure}, logit scale {figure} and bias {figure}, radius of audio {figure} \+- {figure} and text {figure} "
+        rf"\+- {figure}, near the boundary {figure}% and {figure}%, c {figure}"
     )
     order = (
-        "train_loss val_loss similarity_positives similarity_negatives logit_scale audio_radius_mean audio_radius_std "
-        "text_radius_mean text_radius_std audio_near_boundary text_near_boundary c"
+        "train_loss val_loss similarity_positives similarity_negatives logit_scale logit_bias audio_radius_mean "
+        "audio_radius_std text_radius_mean text_radius_std audio_near_boundary text_near_boundary c"
     ).split()
     for epoch, line in enumerate(lines):
         for name, printed in zip(order, pattern.fullmatch(line).groups(), strict=True):
