@@ -2,14 +2,24 @@
 
 import re
 import shlex
+from functools import partial
 
 import pytest
 from conftest import ROOT
 
+import compare_results
+import plot_results
 import test_clap_modelscope
 import train_hyperbolic_clap
 
 READMES = ["README.md", "README.zh-CN.md"]
+PARSERS = {
+    "train_hyperbolic_clap.py": train_hyperbolic_clap.parser,
+    "test_clap_modelscope.py": test_clap_modelscope.parser,
+    "test_hyperbolic_clap_modelscope.py": partial(test_clap_modelscope.parser, always_hyperbolic=True),
+    "compare_results.py": compare_results.parser,
+    "plot_results.py": plot_results.parser,
+}
 
 
 def flags_tables(name):
@@ -42,12 +52,18 @@ def test_flags_tables(name, position, module):
 @pytest.mark.parametrize("name", READMES)
 def test_the_commands_parse(name):
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
-    command = re.compile(r"    \S*python (train|test)_\w+\.py ")
+    command = re.compile(rf"    \S*python ({'|'.join(map(re.escape, PARSERS))}) ")
     commands = [shlex.split(line) for line in text.splitlines() if command.match(line)]
-    assert len(commands) >= 6
+    assert {script for _, script, *_ in commands} == set(PARSERS)
     for _, script, *flags in commands:
-        if script == "train_hyperbolic_clap.py":
-            train_hyperbolic_clap.parser().parse_args(flags)
-        else:
-            always = script == "test_hyperbolic_clap_modelscope.py"
-            test_clap_modelscope.parser(always_hyperbolic=always).parse_args(flags)
+        PARSERS[script]().parse_args(flags)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_pictures_exist_and_are_small(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert set(pictures) == {f"docs/{kind}.png" for kind in ("losses", "disk", "gains", "similarities")}
+    for picture in pictures:
+        assert 10_000 < (ROOT / picture).stat().st_size <= 200_000, picture
+        assert f"--output {picture}" in text, picture  # the command that draws it stands below it

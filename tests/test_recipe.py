@@ -1,13 +1,15 @@
 """From a folder of sounds and a CSV to parquet that the scripts read."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from conftest import ROOT, tone
+from conftest import ROOT, script, tone
 
 from data import ParquetFolder, decode
 from labels import ClassList
@@ -50,6 +52,82 @@ def test_selected_rows_keep_the_whole_class_list(sounds):
     assert done.returncode == 0, done.stderr
     assert pq.read_table(target / "sounds.parquet")["video_id"].to_pylist() == ["a", "b"]
     assert json.loads((target / "class_labels.json").read_text()) == {"cat": 0, "clock alarm": 1, "dog": 2, "rain": 3}
+
+
+def example(name):
+    """The commands of a README's worked example, which begins with demo/wav_example.py."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    start = text.index("    python demo/wav_example.py")
+    block = text[start : text.index("\n\n", start)]
+    return [shlex.split(line)[1:] for line in block.splitlines()]
+
+
+def test_the_worked_example_of_the_readme_runs(tmp_path):
+    """From WAV files to two results files and their comparison, each command as it stands there."""
+    assert example("README.md") == example("README.zh-CN.md")
+    outputs = {}
+    for name, *flags in example("README.md"):
+        flags = [ROOT / flag if flag == "CLAP/tiny" else flag for flag in flags]
+        for i, flag in enumerate(flags):
+            if "best_projection_epoch_" in str(flag):  # the README says that the training names the file
+                (best,) = (tmp_path / flag).parent.glob("best_projection_epoch_*.pth")
+                flags[i] = best
+        if name.startswith(("train_", "test_")):
+            done = script(name, *flags, "--cache-dir", tmp_path / "cache", cwd=tmp_path)
+        else:
+            command = [str(part) for part in (sys.executable, ROOT / name, *flags)]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+            assert done.returncode == 0, done.stderr
+        outputs[name] = done.stdout
+    mine = tmp_path / "demo" / "out" / "mine"
+    assert len(list((tmp_path / "demo" / "out" / "sounds" / "audio").glob("*.wav"))) == 200
+    assert [len(pq.read_table(mine / part / "sounds.parquet")) for part in ("train", "test")] == [160, 40]
+    for kind in ("original", "hyperbolic"):
+        result = json.loads((mine / f"results_{kind}.json").read_text(encoding="utf-8"))
+        assert result["metrics"]["valid_samples"] == 40 and result["test_info"]["classes"] == 10
+        assert {entry["ground_truth_human_labels"][0] for entry in result["predictions"]} == set(
+            result["test_info"]["class_names"]
+        )
+        assert result["metrics"]["acc@1"] > 0.3  # by chance 0.1
+    assert "hyperbolic and original have 40 clips in common, all of both" in outputs["compare_results.py"]
+    assert re.search(r"^acc@1 .*\[[-+.\d]+, [-+.\d]+\]", outputs["compare_results.py"], re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "labels"),
+    [
+        # UrbanSound8K: one label, the files in folders by fold, only one fold chosen
+        (
+            "slice_file_name,fold,classID,class\na.wav,1,3,dog_bark\nc.wav,2,9,street_music\nd.wav,2,3,dog_bark\n",
+            "--filename-column slice_file_name --label-column class --where fold=2",
+            {"c": ["street music"], "d": ["dog bark"]},
+        ),
+        # FSD50K: names without ending, several labels between commas
+        (
+            'fname,labels,mids,split\na,"Electric_guitar,Guitar,Music","/m/02sgy,/m/0342h,/m/04rlf",train\n'
+            'b,"Bark,Dog","/m/05tny_,/m/0bt9lr",val\nd,"Dog","/m/0bt9lr",train\n',
+            "--filename-column fname --label-column labels --separator , --where split=train",
+            {"a": ["Electric guitar", "Guitar", "Music"], "d": ["Dog"]},
+        ),
+        # VGGSound: one label whose name may hold commas
+        (
+            'video_id,start,label,split\na,1,"playing violin, fiddle",test\nb,30,people marching,test\n'
+            "c,2,people marching,train\n",
+            "--filename-column video_id --where split=test",
+            {"a": ["playing violin, fiddle"], "b": ["people marching"]},
+        ),
+    ],
+    ids=["UrbanSound8K", "FSD50K", "VGGSound"],
+)
+def test_csv_files_in_the_form_of_known_data_sets(sounds, text, flags, labels):
+    folder, table, target = sounds
+    table.write_text(text)
+    done = recipe("--audio-dir", folder, "--csv", table, "--output-dir", target, *flags.split())
+    assert done.returncode == 0, done.stderr
+    classes = ClassList.read(target / "class_labels.json")
+    clips = list(ParquetFolder(target, classes))
+    assert {clip.video_id: clip.human_labels for clip in clips} == labels
+    assert all(len(clip.positions) == len(clip.human_labels) for clip in clips)
 
 
 @pytest.mark.parametrize(
