@@ -129,7 +129,7 @@ def draw_gains(args: argparse.Namespace):
     if any(m.hits is None for m in pair):
         raise UserError(f"{args.results[0]} or {args.results[1]} holds no predictions to compare")
     changes = class_changes(base, other, pair, args)
-    panels = [("gained most", changes["gained"]), ("lost most", changes["lost"])]
+    panels = [(f"{way} most" if changes[way] else f"no class {way}", changes[way]) for way in ("gained", "lost")]
     rows = max(1, *(len(entries) for _, entries in panels))
     widest = max((max(e["before"], e["after"]) for _, entries in panels for e in entries), default=1)
     figure = Figure(figsize=(WIDTH, 1.3 + 0.25 * rows), layout="constrained")

@@ -83,7 +83,9 @@ def save(figure, path: Path, form: str) -> None:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    image = Image.open(buffer).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    image = Image.open(buffer).convert("RGB")
+    # k-means moves the palette to the colours that occur; without it pale neighbours become one.
+    image = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
     image.save(path, format="png", optimize=True, dpi=(DPI, DPI))
 
 

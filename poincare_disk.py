@@ -67,7 +67,7 @@ def draw_disk(args: argparse.Namespace):
     lines = geodesics(at_text[edges[:, 0]], at_text[edges[:, 1]])
     # Pale colours instead of transparent ones: where hundreds of lines cross, those would add up to a dark knot.
     # Without smoothing, which showing a picture of twice the size does anyway, the file is half as large.
-    colours = [tuple(0.6 + 0.4 * part for part in to_rgb(COLOURS[class_branch[child]])) for child in edges[:, 0]]
+    colours = [tuple(0.5 + 0.5 * part for part in to_rgb(COLOURS[class_branch[child]])) for child in edges[:, 0]]
     lines = np.stack([lines.real, lines.imag], axis=-1)
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.5, antialiaseds=False))
     for name, colour in COLOURS.items():

@@ -77,6 +77,27 @@ def test_every_picture_in_every_form(kind, trained, results, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_palette_keeps_every_colour(trained, results, tmp_path):
+    """A PNG of few colours still has each branch's own colour for its dots, and shades as of the smooth picture."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    from poincare_disk import COLOURS
+
+    smooth = BytesIO()  # of a second figure: saving one twice lays it out twice
+    plot_results.save(figure_of("disk", trained, results), tmp_path / "x.png", "png")
+    figure_of("disk", trained, results).savefig(smooth, format="png", dpi=plot_results.DPI, facecolor="white")
+    found, wanted = (np.asarray(Image.open(f).convert("RGB")).astype(int) for f in (tmp_path / "x.png", smooth))
+    off = np.abs(found - wanted).max(axis=2)
+    assert off.max() < 40 and (off > 16).mean() < 0.005
+    for colour in COLOURS.values():
+        dots = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        for shade, tolerance in ((dots, 1), (127.5 + dots / 2, 2)):  # of the dots, of the edges
+            pure = (np.abs(wanted - shade) < tolerance).all(axis=2)
+            assert pure.sum() > 100 and off[pure].max() < 12, (colour, shade)
+
+
 def figure_of(kind, trained, results, *more):
     """The figure of a picture, not saved."""
     return getattr(plot_results, f"draw_{kind}")(arguments(kind, trained, results, *more))
