@@ -139,6 +139,13 @@ def alternate(*works: Callable[[], object], rounds: int = 5) -> list[float]:
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
+def peak_bytes() -> int:
+    """Peak resident bytes of this process (Linux)."""
+    # VmHWM and not ru_maxrss: the latter starts from the peak of the parent process.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def run_script(name: str, *flags: object) -> float:
     """Seconds of an entry script as a user starts it, process start included."""
     command = [sys.executable, str(ROOT / name), *map(str, flags)]

@@ -13,15 +13,17 @@ from pathlib import Path
 from material import ROOT, make_clips, parse, print_table
 
 CHILD = """
-import resource, sys
+import sys
+sys.path[:0] = ["", "benchmarks"]
 import test_clap_modelscope as script
+from material import peak_bytes
 script.main(script.parser().parse_args(sys.argv[1:]))
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("PEAK", peak_bytes())
 """
 
 
 def peak(folder: Path, home: Path, count: int) -> int:
-    """Peak resident kilobytes of testing `count` clips with an empty cache."""
+    """Peak resident bytes of testing `count` clips with an empty cache."""
     flags = ["--parquet-dir", folder, "--checkpoint", ROOT / "CLAP/tiny", "--device", "cpu", "--num-samples", count]
     flags += ["--cache-dir", home / f"cache{count}", "--output-json", home / "results.json"]
     command = [sys.executable, "-c", CHILD, *map(str, flags)]
@@ -37,7 +39,7 @@ def main() -> None:
             (home / "clips").mkdir(exist_ok=True)
             (home / f"part{part}" / "00.parquet").rename(home / "clips" / f"{part:02}.parquet")
         peaks = {count: peak(home / "clips", home, count) for count in (400, 4000)}
-    rows = [[str(count), f"{size / 1024:.0f} MiB", f"{size / peaks[400]:.3f}"] for count, size in peaks.items()]
+    rows = [[str(count), f"{size / 2**20:.0f} MiB", f"{size / peaks[400]:.3f}"] for count, size in peaks.items()]
     print_table(["clips encoded", "peak resident memory", "ratio"], rows)
 
 
