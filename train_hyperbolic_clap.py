@@ -111,7 +111,6 @@ def main(args: argparse.Namespace) -> None:
     train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
     counts = {"used": len(clips), "train": len(train), "validation": len(validation)}
     setup["clips"] = counts | {"skipped": skipped.report()}
-    output.write_setup()
     log.info("%d clips: %d train, %d validate, %d classes", len(clips), len(train), len(validation), len(classes))
 
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
@@ -119,10 +118,9 @@ def main(args: argparse.Namespace) -> None:
     trainer = Trainer(settings, audio.to(device), targets.to(device), text.to(device), train, validation)
     model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": PROMPT}
     identity = settings.identity() | {"data": fingerprint(audio, targets, text, train)}
-    last = output.resume(identity) if args.resume else None
-    if last:
-        trainer.load_state(last)
-    for figures in trainer.epochs(first=last["epoch"] + 1 if last else 1):
+    done = output.resume(identity, trainer) if args.resume else 0
+    output.write_setup()
+    for figures in trainer.epochs(first=done + 1):
         output.keep(figures | trainer.state() | model | {"embed_dim": encoder.embed_dim, "identity": identity})
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures))
@@ -131,13 +129,13 @@ def main(args: argparse.Namespace) -> None:
 
 
 def describe(result: dict) -> str:
-    """One log line of an epoch."""
+    """One log line of an epoch; a figure without ground shows as nan."""
     return (
         "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
         "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f}, radius of "
         "audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text {text_radius_mean:.2f} +- "
         "{text_radius_std:.2f}, c {c:g}"
-    ).format(**result)
+    ).format(**{name: float("nan") if value is None else value for name, value in result.items()})
 
 
 if __name__ == "__main__":

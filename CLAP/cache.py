@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from common import warn, write_atomic
+from common import remove_stale, warn, write_atomic
 
 FORMAT = "1"
 PIECE_ROWS = 256
@@ -46,6 +46,7 @@ class EmbeddingCache:
         self.pending: dict[bytes, np.ndarray] = {}
         self.last_write = time.monotonic()
         if self.folder and self.folder.is_dir():
+            remove_stale(self.folder)
             for piece in sorted(self.folder.glob("*.safetensors")):
                 self._read(piece)
 

@@ -313,3 +313,38 @@ def test_resume_without_an_earlier_epoch_starts_anew(trained, tmp_path):
     flags = ["--parquet-dir", home / "data", "--cache-dir", home / "cache"]
     script(TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "1", "--resume")
     assert (tmp_path / "out" / "best_projection_epoch_1.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["scale_state_dict"].update(bias=torch.zeros(2)), "has a scale_state_dict that does not fit"),
+        (lambda c: c["scale_state_dict"].clear(), "has a scale_state_dict that does not fit"),
+        (lambda c: c["scale_state_dict"].update(bias=torch.tensor(float("nan"))), "has values in scale_state_"),
+        (lambda c: c["optimizer_state_dict"].clear(), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"].update({9: {}}), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"][0].pop("step"), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"][0].update(exp_avg=torch.zeros(3)), "has an optimizer_state_dict"),
+        (lambda c: c["optimizer_state_dict"]["param_groups"][0].update(lr=9.0), "has an optimizer_state_dict"),
+        (lambda c: c["optimizer_state_dict"]["param_groups"].pop(), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"][0]["exp_avg"].fill_(float("inf")), "has values in optimizer_"),
+        (lambda c: c["identity"].update(c=torch.ones(3)), "was trained with c = tensor"),
+        (lambda c: c.pop("logit_scale"), "does not hold the figures of epoch 1"),
+        (lambda c: c.update(epoch=7), "does not hold the figures of epoch 1"),
+        (lambda c: c.update(val_loss=float("nan")), "has values in val_loss that are not finite"),
+    ],
+)
+def test_a_tampered_checkpoint_is_not_resumed(trained, tmp_path, change, says):
+    home, _ = trained
+    for name in ("projection_epoch_1.pth", "setup.json"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        shutil.copy(home / "out" / name, tmp_path / "out")
+    path = tmp_path / "out" / "projection_epoch_1.pth"
+    content = torch.load(path)
+    change(content)
+    torch.save(content, path)
+    setup = (tmp_path / "out" / "setup.json").read_bytes()
+    flags = ["--parquet-dir", home / "data", "--cache-dir", home / "cache", "--resume"]
+    sentence = refuse(TRAIN, *flags, "--output-dir", tmp_path / "out")
+    assert f"--resume: {path} {says}" in sentence
+    assert (tmp_path / "out" / "setup.json").read_bytes() == setup and len(list((tmp_path / "out").iterdir())) == 2
