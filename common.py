@@ -100,6 +100,7 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=at_least(1), default=None, help="decoding threads (default: one for each core)")
     add("--no-autocast", action="store_true", help="encode in float32 on CUDA instead of bfloat16 autocast")
     add("--cache-dir", type=Path, default=None, help="embedding cache (default: the user's cache folder)")
+    add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
     add("--no-cache", action="store_true", help="neither read nor write the embedding cache")
 
 

@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
     from training import target_matrix
 
     classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes)
+    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
     if content:
         checkpoints.require_model(args.projection_checkpoint, content, encoder)
@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
             "versions": versions(),
             "classes": len(classes),
             "class_names": classes.names,
-            "clips": {"used": len(clips), "skipped": skipped.report()},
+            "clips": {"used": len(clips), "skipped": skipped.report(), "skipped_files": folder.skipped},
         },
         "model_info": model_info(encoder, args, content, PROMPT),
         "similarity_stats": evaluation.similarity_stats(scores),

@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
 
     device = choose_device(args.device)
     classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes)
+    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
     if args.output_dim > encoder.embed_dim:
         raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
     text = embed_classes(classes.names, encoder, cache)
     train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
     counts = {"used": len(clips), "train": len(train), "validation": len(validation)}
-    setup["clips"] = counts | {"skipped": skipped.report()}
+    setup["clips"] = counts | {"skipped": skipped.report(), "skipped_files": folder.skipped}
     log.info("%d clips: %d train, %d validate, %d classes", len(clips), len(train), len(validation), len(classes))
 
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})

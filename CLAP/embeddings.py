@@ -125,9 +125,11 @@ def embed_clips(
 
 
 def embed_folder(args, folder, encoder: Encoder, cache: EmbeddingCache, usable: Callable[[Clip], str | None]):
-    """embed_clips over a ParquetFolder, as --num-samples, --workers and --encode-batch-size ask."""
+    """embed_clips over a ParquetFolder, as --num-samples, --workers and --encode-batch-size ask; tells its skips."""
     limit = min(args.num_samples or folder.num_rows, folder.num_rows)
-    return embed_clips(folder, encoder, cache, limit, usable, args.workers, args.encode_batch_size)
+    embedded = embed_clips(folder, encoder, cache, limit, usable, args.workers, args.encode_batch_size)
+    folder.tell()
+    return embedded
 
 
 class CudaBatcher:

@@ -241,6 +241,21 @@ def test_no_usable_clip_is_an_error(tmp_path):
     assert not (tmp_path / "r.json").exists()
 
 
+def test_skipped_files_are_in_the_log_and_the_json(trained, tmp_path):
+    home, _ = trained
+    shutil.copytree(home / "data", tmp_path / "data")
+    (tmp_path / "data" / "02.parquet").write_text("no parquet")
+    flags = ("--parquet-dir", tmp_path / "data", "--cache-dir", home / "cache")
+    where = {TRAIN: ("--output-dir", tmp_path), TEST: ("--output-json", tmp_path / "r.json")}
+    for name, output in where.items():
+        assert "02.parquet cannot be read as parquet" in refuse(name, *flags, *output)
+        done = script(name, *flags, *output, "--skip-bad-files")
+        assert "skipped 1 files: unreadable (02.parquet)" in done.stdout
+    expected = {"unreadable": {"count": 1, "first": ["02.parquet"]}}
+    assert json.loads((tmp_path / "setup.json").read_text())["clips"]["skipped_files"] == expected
+    assert json.loads((tmp_path / "r.json").read_text())["test_info"]["clips"]["skipped_files"] == expected
+
+
 def test_contradicting_flags(trained, tmp_path):
     home, _ = trained
     data = ("--parquet-dir", home / "data", "--cache-dir", home / "cache")
