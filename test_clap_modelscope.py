@@ -27,6 +27,7 @@ from common import (
     log,
     plain_arguments,
     positive,
+    require_writable,
     run,
     versions,
     warn,
@@ -98,6 +99,9 @@ def main(args: argparse.Namespace) -> None:
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
     if content:
         checkpoints.require_model(args.projection_checkpoint, content, encoder)
+    output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
+    for path in filter(None, (output, args.save_scores)):
+        require_writable(path)
     cache = open_cache(args, encoder)
     clips, audio, skipped = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled)
     evaluation.require_matches(clips, skipped, classes)
@@ -128,7 +132,6 @@ def main(args: argparse.Namespace) -> None:
         "predictions": evaluation.predictions(scores, clips, classes.names, args.top_k),
     }
     results["test_info"]["seconds"] = round(time.time() - started, 3)
-    output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
     if args.save_scores:
         save_scores(args.save_scores, scores, targets)
         results["test_info"]["scores"] = os.path.relpath(args.save_scores, output.parent)
