@@ -106,7 +106,11 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
     """Run `main` and turn what can go wrong outside the program into one sentence and an exit code."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO, force=True)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     try:
         main(arguments)
     except UserError as error:
@@ -124,8 +128,21 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     return 0
 
 
+class Printable(logging.Formatter):
+    """Log lines in which nothing from the data breaks the line or steers the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.args = tuple(printable(str(a)) if isinstance(a, (str, Path)) else a for a in record.args or ())
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+def printable(text: str) -> str:
+    """One line in which control characters and the like are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _fail(sentence: str, code: int) -> int:
-    print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
+    print(f"error: {printable(sentence)}" if code != 130 else sentence, file=sys.stderr)
     return code
 
 
@@ -149,6 +166,10 @@ def choose_device(name: str):
         raise UserError(f"--device {name} does not exist; this machine has {torch.cuda.device_count()} CUDA device(s)")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name!r} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        # Where CUDA has a deterministic algorithm it is used; where it has none, torch says so and goes on.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     return device
 
 
@@ -196,9 +217,11 @@ def remove_stale(folder: Path, name: str | None = None, seconds: float = STALE_S
 def require_writable(path: Path) -> None:
     """The error of `write_atomic`, as far as it can be known beforehand: now, instead of after hours of work."""
     _require_regular(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def _require_regular(path: Path) -> None:

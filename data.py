@@ -8,8 +8,10 @@ used is skipped and counted (RowError).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -172,6 +174,9 @@ class ParquetFolder:
                         for i in range(batch.num_rows):
                             yield self._clip(columns, i, sample_id, file)
                             sample_id += 1
+                if (found := sample_id - first) != rows:
+                    sentence = f" is damaged: it holds {found} rows where its footer promises {rows}"
+                    self._skip(FileError(file, "damaged part-way", sentence))
             except FileNotFoundError:
                 self._skip(FileError(file, "vanished", " was there when the run began and is no longer"))
             except UNREADABLE as error:
@@ -204,8 +209,11 @@ class ParquetFolder:
         )
 
 
-def _open(file: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(file, page_checksum_verification=True)
+@contextlib.contextmanager
+def _open(file: Path) -> Iterator[pq.ParquetFile]:
+    # By its bytes: pyarrow takes a name that is not UTF-8 for an error, and one with a colon for a URI.
+    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+        yield parquet
 
 
 def _rows_at_once(parquet: pq.ParquetFile) -> int:

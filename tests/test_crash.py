@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tqdm
-from conftest import ROOT, TINY, tone_rows, write_rows
+from conftest import ROOT, TINY, script, tone_rows, write_rows
 
 import checkpoints
 import common
 from CLAP.cache import EmbeddingCache
+from data import ParquetFolder
 
 PIECE_ROWS = 3  # many small cache pieces instead of one, so that kills meet their writing
 PRELOADED = ["torch", "transformers.models.clap.modeling_clap", "soxr", "training", "CLAP.embeddings", "test_crash"]
@@ -167,3 +169,193 @@ def test_kills_while_encoding(runs, encoder):
     print(f"{kills} kills while encoding, {grown} runs that added pieces, {completed} completed with equal weights,")
     print(f"0 pieces damaged, {left_behind} temporary files left and removed by a later start")
     assert grown >= 5 and "Traceback" not in runs.said.read_text()
+
+
+@pytest.mark.parametrize(("training", "waits_for"), [(False, "embedding:"), (True, "epoch 3: train loss")])
+def test_ctrl_c(runs, encoder, training, waits_for):
+    """While encoding and while training: one line, exit code 130, and finished work is kept."""
+    flags = ("--cache-dir", runs.home / "cache", "--epochs", "100000" if training else "1")
+    process = runs.start("out", *flags, "--workers", "1")
+    while process.is_alive() and waits_for not in (runs.said.read_text() if runs.said.exists() else ""):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    said = runs.said.read_text()
+    assert process.exitcode == 130, said
+    assert "Traceback" not in said and said.splitlines()[-1] == "interrupted; finished work is kept"
+    assert inspect(runs.home / "out") == []
+    known = EmbeddingCache(runs.home / "cache", encoder.fingerprint).known
+    epochs = {path.name for path in (runs.home / "out").glob("projection_epoch_*.pth")}
+    if training:
+        assert len(known) == 33 and {f"projection_epoch_{e}.pth" for e in (1, 2, 3)} <= epochs
+    else:
+        assert len(known) < 33 and not epochs
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """Data, a cache that knows it, and the results of a run with room."""
+    home = tmp_path_factory.mktemp("material")
+    write_rows(home / "data", tone_rows(12))
+    (home / "classes.json").write_text(json.dumps({"Sine wave": 0, "Chirp tone": 1, "Music": 2}))
+    script(TRAIN, *data_flags(home), "--output-dir", home / "whole", "--epochs", "4")
+    return home
+
+
+TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"
+
+
+def data_flags(home: Path, cache: Path | None = None) -> tuple:
+    data = ("--parquet-dir", home / "data", "--class-labels", home / "classes.json")
+    return *data, "--cache-dir", cache or home / "cache"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 8 MB, and a function that changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs Linux and its rights")
+    yield folder, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fill(folder: Path) -> Path:
+    """Leave no byte of the disk."""
+    with (folder / "filler").open("wb") as file:
+        while True:
+            try:
+                os.write(file.fileno(), bytes(4096))
+            except OSError:
+                return folder / "filler"
+
+
+def fail(name: str, *flags) -> str:
+    """The one sentence with which a script ends."""
+    done = script(name, *flags, check=False)
+    lines = [line for line in done.stderr.splitlines() if line and "it/s" not in line and "clip/s" not in line]
+    assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert lines[-1].startswith("error: ") and sum("error" in line for line in lines) == 1
+    print(lines[-1])
+    return lines[-1]
+
+
+def test_a_full_disk_ends_training_and_resume_goes_on_with_room(material, disk):
+    folder, remount = disk
+    flags = (*data_flags(material), "--output-dir", folder / "out", "--epochs", "4")
+    sentence = fail(TRAIN, *flags)
+    assert sentence == f"error: No space left on device: {folder / 'out' / 'projection_epoch_2.pth'}"
+    assert inspect(folder) == []
+    assert {path.name for path in folder.rglob("*.pth")} == {"projection_epoch_1.pth", "best_projection_epoch_1.pth"}
+    remount("size=100m")
+    script(TRAIN, *flags, "--resume")
+    require_same_run(material / "whole", folder / "out")
+
+
+def test_a_full_disk_leaves_earlier_results_as_they_are(material, disk):
+    folder, _ = disk
+    flags = (*data_flags(material), "--output-json", folder / "r.json")
+    scores = ("--save-scores", folder / "r.safetensors")
+    script(TEST, *flags, *scores)
+    filler = fill(folder)
+    before = contents(folder)
+    assert fail(TEST, *flags) == f"error: No space left on device: {folder / 'r.json'}"
+    assert fail(TEST, *flags, *scores) == f"error: No space left on device: {folder / 'r.safetensors'}"
+    assert before == contents(folder)
+    filler.unlink()
+    script(TEST, *flags, *scores)
+
+
+@pytest.mark.parametrize("way", ["full", "read-only"])
+def test_a_cache_without_room_is_a_warning(material, disk, way):
+    folder, remount = disk
+    script(TEST, *data_flags(material), "--output-json", material / "with.json")
+    if way == "full":
+        fill(folder)
+    else:
+        remount("ro")
+    done = script(TEST, *data_flags(material, folder / "cache"), "--output-json", material / "without.json")
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: the embedding cache")]
+    print(warning)
+    assert warning.endswith("; the run goes on without it") and str(folder / "cache") in warning
+    one, other = (json.loads((material / name).read_text()) for name in ("with.json", "without.json"))
+    assert all(one[key] == other[key] for key in ("metrics", "predictions", "similarity_stats"))
+    assert not list(folder.rglob("*.safetensors"))
+
+
+def test_a_read_only_output_is_said_before_the_work(material, disk, monkeypatch):
+    folder, remount = disk
+    script(TRAIN, *data_flags(material), "--output-dir", folder / "out", "--epochs", "1")
+    script(TEST, *data_flags(material), "--output-json", folder / "r.json")
+    before = contents(folder)
+    remount("ro")
+    monkeypatch.setattr("CLAP.embeddings.embed_clips", None)  # it would fail
+    train, test = (TRAIN, *data_flags(material)), (TEST, *data_flags(material))
+    for wrong, named in (
+        ((*train, "--output-dir", folder / "new"), "new/setup.json"),
+        ((*train, "--output-dir", folder / "out"), "out/earlier_"),
+        ((*train, "--output-dir", folder / "out", "--resume"), "out/setup.json"),
+        ((*test, "--output-json", folder / "r.json"), "r.json"),
+        ((*test, "--output-json", folder / "new" / "r.json"), "new/r.json"),
+        ((*test, "--output-json", material / "r.json", "--save-scores", folder / "r.safetensors"), "r.safetensors"),
+    ):
+        assert fail(*wrong).startswith(f"error: Read-only file system: {folder / named}")
+    assert before == contents(folder)
+
+
+def test_an_input_that_vanishes_is_one_sentence(tmp_path, monkeypatch):
+    write_rows(tmp_path / "data", tone_rows(4), "00.parquet")
+    check = ParquetFolder._check
+
+    def vanish(file):
+        found = check(file)
+        file.unlink()
+        return found
+
+    monkeypatch.setattr(ParquetFolder, "_check", staticmethod(vanish))
+    flags = ("--parquet-dir", tmp_path / "data", "--output-json", tmp_path / "r.json", "--no-cache")
+    done = script(TEST, *flags, check=False)
+    print(done.stderr.splitlines()[-1])
+    wanted = f"error: {tmp_path / 'data' / '00.parquet'} was there when the run began and is no longer"
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == wanted and not (tmp_path / "r.json").exists()
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "[a]*.json"
+    common.write_json(path, {"a": "\udcff"})
+    assert json.loads(path.read_text()) == {"a": "\udcff"}
+    for error in (OSError(5, "broken"), KeyboardInterrupt(), ValueError()):
+
+        def write(temporary, error=error):
+            temporary.write_text("half")
+            raise error
+
+        with pytest.raises(type(error)):
+            common.write_atomic(path, write)
+    assert contents(tmp_path) == {path: path.read_bytes()} and json.loads(path.read_text())
+
+
+def test_stale_temporary_files_are_removed_and_others_left(tmp_path):
+    target = tmp_path / "[a]*.json"
+    stale, young, other = (tmp_path / f".{name}.x.tmp" for name in (target.name, "[a]*.json.y", "b.json"))
+    for path in (stale, young, other):
+        path.write_text("half")
+    os.utime(stale, (0, 0))
+    os.utime(other, (0, 0))
+    common.write_json(target, {})
+    assert {path for path in tmp_path.iterdir()} == {target, young, other}
+    common.remove_stale(tmp_path)
+    assert {path for path in tmp_path.iterdir()} == {target, young}
+
+
+def test_a_folder_or_a_device_is_not_replaced(tmp_path):
+    for path in (tmp_path, Path(os.devnull)):
+        with pytest.raises(common.UserError, match="is a folder or a device; give the name of a file"):
+            common.write_json(path, {})
+    assert not Path(os.devnull).is_file()

@@ -1,6 +1,7 @@
 """The three entry scripts as a user runs them: the manual's commands, files, keys and errors."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 import pytest
 import torch
 from conftest import ROOT, TINY, script, tone_rows, write_rows
+
+import common
 
 TRAIN, TEST, HYPERBOLIC = "train_hyperbolic_clap.py", "test_clap_modelscope.py", "test_hyperbolic_clap_modelscope.py"
 METRICS = (
@@ -363,3 +366,69 @@ def test_a_tampered_checkpoint_is_not_resumed(trained, tmp_path, change, says):
     sentence = refuse(TRAIN, *flags, "--output-dir", tmp_path / "out")
     assert f"--resume: {path} {says}" in sentence
     assert (tmp_path / "out" / "setup.json").read_bytes() == setup and len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--no-cache", "--workers", "1", "--encode-batch-size", "1"),
+        ("--no-cache", "--workers", "5", "--encode-batch-size", "7"),
+        ("--cache-dir", "cold", "--workers", "2"),
+        ("--cache-dir", "warm"),
+    ],
+)
+def test_workers_batches_and_cache_do_not_change_results(trained, tmp_path, flags):
+    """Training and testing to the last bit, times and arguments aside."""
+    home, _ = trained
+    where = {"cold": tmp_path / "cache", "warm": home / "cache"}
+    flags = ("--parquet-dir", home / "data", *(where.get(flag, flag) for flag in flags))
+    script(TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "3")
+    for epoch in (1, 2, 3):
+        one, other = (torch.load(f / f"projection_epoch_{epoch}.pth") for f in (home / "out", tmp_path / "out"))
+        assert str(one) == str(other)  # figures, settings and the beginnings of the tensors
+        for key in ("projection_state_dict", "scale_state_dict"):
+            assert all(torch.equal(one[key][name], other[key][name]) for name in one[key])
+        assert one["identity"]["data"] == other["identity"]["data"]  # the SHA-256 of all embeddings
+    script(HYPERBOLIC, *flags, "--projection-checkpoint", best(home), "--output-json", tmp_path / "r.json")
+    _, expected = evaluate(home, HYPERBOLIC, "--projection-checkpoint", best(home))
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert all(result[key] == expected[key] for key in expected if key != "test_info")
+
+
+def test_cuda_runs_ask_for_deterministic_algorithms(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        assert common.choose_device("cuda:0") == torch.device("cuda:0")
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_nothing_from_the_data_steers_the_terminal(tmp_path):
+    rows = tone_rows(4)
+    rows[1] |= {"video_id": "\x1b[2J\nerror: forged", "human_labels": []}
+    rows[2] |= {"video_id": "../../\u202e", "audio": {"bytes": b"no sound"}}
+    write_rows(tmp_path / "data", rows)
+    done = script(TEST, "--parquet-dir", tmp_path / "data", "--no-cache", "--output-json", tmp_path / "r.json")
+    assert "skipped 1 rows: no label (\\x1b[2J\\nerror: forged)" in done.stdout
+    assert "\x1b" not in done.stdout and "\u202e" not in done.stdout
+    assert not list(tmp_path.glob("*forged*")) and {p.name for p in tmp_path.iterdir()} == {"data", "r.json"}
+
+
+def test_file_names_that_are_not_utf8(trained, tmp_path):
+    home, _ = trained
+    folder = tmp_path / os.fsdecode(b"\xff\x1b")
+    try:
+        shutil.copytree(home / "data", folder)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    (folder / "00.parquet").rename(folder / os.fsdecode(b"\xfe.parquet"))
+    flags = ("--parquet-dir", folder, "--cache-dir", home / "cache")
+    script(TRAIN, *flags, "--output-dir", folder / "out", "--epochs", "1")
+    _, result = evaluate(home, TEST, "--projection-checkpoint", folder / "out" / "best_projection_epoch_1.pth",
+                         "--use-hyperbolic", output=folder / "r.json")  # fmt: skip
+    assert "\udcff" in result["model_info"]["projection_checkpoint"]
