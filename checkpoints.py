@@ -99,6 +99,9 @@ def _check(which: str, content) -> None:
             refuse(f"has {name} in the form {_form(state[name])}, expected plain floats")
         if not bool(state[name].isfinite().all()):
             refuse(f"has values in {name} that are not finite")
+    made = content["base_c"] * float(state["log_c_change"].double().exp())
+    if not math.isclose(made, content["c"], rel_tol=1e-6):
+        refuse(f"has c = {content['c']:g}, but its weights make it {made:g}")
 
 
 def check_continues(name: str, content: dict, optimizer: torch.optim.Optimizer, scale: torch.nn.Module) -> None:

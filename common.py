@@ -71,6 +71,14 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return whole
 
 
+def seed(text: str) -> int:
+    """A whole number that every random generator takes."""
+    value = _number(text, int)
+    if not -(2**31) <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between {-(2**31)} and {2**32 - 1}")
+    return value
+
+
 def _number(text: str, kind: type):
     try:
         return kind(text)

@@ -85,8 +85,8 @@ class RunFolder:
         """Write an epoch's checkpoint, the best one if it is, and its figures into setup.json."""
         if wrong := checkpoints.not_finite(content):
             raise UserError(
-                f"after epoch {content['epoch']} the values in {wrong} are not finite; a smaller --learning-rate is "
-                "the likely remedy (the checkpoints of earlier epochs are kept)"
+                f"after epoch {content['epoch']} the values in {wrong} are not finite; an extreme --learning-rate, "
+                "--c, --temperature or --audio-radius is the likely cause (the checkpoints of earlier epochs are kept)"
             )
         checkpoints.save(self._epoch_file(content["epoch"]), content)
         if self._record(content):

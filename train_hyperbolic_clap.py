@@ -28,6 +28,7 @@ from common import (
     plain_arguments,
     positive,
     run,
+    seed,
     versions,
 )
 
@@ -50,7 +51,7 @@ def parser() -> Parser:
     )
     add("--temperature", type=positive, default=1.0, help="similarity = -distance / temperature (default: 1.0)")
     add("--train-ratio", type=fraction, default=0.8, help="share to train on, the rest validates (default: 0.8)")
-    add("--seed", type=int, default=42, help="of the split, the batches and the start (default: 42)")
+    add("--seed", type=seed, default=42, help="of the split, the batches and the start (default: 42)")
     add(
         "--loss",
         choices=("sigmoid", "contrastive", "softmax"),

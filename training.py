@@ -132,8 +132,14 @@ class Trainer:
     def epochs(self, first: int = 1) -> Iterator[dict]:
         """Train epoch by epoch; each yields its record (losses, radii, ...). UserError if a loss is not finite."""
         for epoch in range(first, self.settings.epochs + 1):
-            train_loss = self._train_epoch(epoch)
-            yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
+            try:
+                record = {"epoch": epoch, "train_loss": self._train_epoch(epoch)} | self.validate(epoch)
+            except ValueError as error:
+                if not self.settings.learn_c:
+                    raise
+                rate = self.settings.learning_rate
+                raise UserError(f"at epoch {epoch}: {error}; --learning-rate {rate:g} is the likely cause") from None
+            yield record
 
     def _train_epoch(self, epoch: int) -> float:
         # The order depends on seed and epoch alone, so a resumed run sees the same batches.

@@ -212,6 +212,7 @@ def refuse(name, *flags, code=2):
         (["--temperature", "-1"], "argument --temperature: -1"),
         (["--train-ratio", "1"], "argument --train-ratio: 1 is not between 0 and 1"),
         (["--num-samples", "1"], "argument --num-samples: 1 is below 2"),
+        (["--seed", "99999999999999999999"], "argument --seed: 99999999999999999999 is not between"),
         (["--epochs", "two"], "argument --epochs: 'two' is not a whole number"),
         (["--device", "quantum"], "--device 'quantum' is not a device"),
         (["--checkpoint", "/no/such/model"], "--checkpoint /no/such/model is neither a local folder"),
@@ -257,6 +258,13 @@ def test_skipped_files_are_in_the_log_and_the_json(trained, tmp_path):
     expected = {"unreadable": {"count": 1, "first": ["02.parquet"]}}
     assert json.loads((tmp_path / "setup.json").read_text())["clips"]["skipped_files"] == expected
     assert json.loads((tmp_path / "r.json").read_text())["test_info"]["clips"]["skipped_files"] == expected
+
+
+def test_known_labels_of_rows_without_sound_are_not_blamed(tmp_path):
+    write_rows(tmp_path / "data", [row | {"audio": {"bytes": b"no sound"}} for row in tone_rows(3)])
+    for name, *output in ((TEST, "--output-json", tmp_path / "r.json"), (TRAIN, "--output-dir", tmp_path / "out")):
+        sentence = refuse(name, "--parquet-dir", tmp_path / "data", "--no-cache", *output)
+        assert sentence == "error: no row of the parquet files can be used (3 undecodable audio)"
 
 
 def test_contradicting_flags(trained, tmp_path):

@@ -167,6 +167,11 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+def test_a_learned_c_that_collapses_stops_the_run():
+    with pytest.raises(UserError, match="at epoch 1: c, the squared radius .* got .*; --learning-rate 1e.06 is"):
+        list(trainer(learn_c=True, learning_rate=1e6).epochs())
+
+
 def test_without_any_negative_their_similarity_is_none():
     settings, rows = Settings(epochs=1, output_dim=32), torch.arange(90)
     every = Trainer(settings, AUDIO, torch.ones_like(TARGETS), TEXT, rows[:72], rows[72:])
@@ -224,6 +229,8 @@ def test_checkpoints_are_checked(tmp_path):
         (good | {"projection_state_dict": state | {"linear.bias": torch.zeros(4, dtype=torch.int32)}}, "plain floats"),
         (good | {"projection_state_dict": state | {"linear.bias": torch.zeros(4).to_sparse()}}, "plain floats"),
         (good | {"projection_state_dict": state | {"linear.bias": torch.zeros(1).expand(4)}}, "plain floats"),
+        (good | {"c": 2.0}, "c = 2, but its weights make it 1"),
+        (good | {"projection_state_dict": state | {"log_c_change": torch.tensor(5000.0)}}, "weights make it inf"),
         ([1, 2], "holds a list"),
     ]
     for content, says in broken:
