@@ -72,6 +72,8 @@ def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
     if not cell.is_valid:
         return None
     if not _is_list(cell.type):
+        if _is_binary(cell.type):
+            return cell.as_buffer()[:MAX_BYTES].to_pybytes()  # without a copy of the whole
         value = plain(cell)
         return value[:MAX_BYTES] if isinstance(value, bytes) else None
     values = cell.values

@@ -31,6 +31,7 @@ MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE  # the same bound for higher rates, so t
 BLOCK_SAMPLES = 1 << 20  # samples decoded at a time, all channels together
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # 44 is most likely meant as kHz
 ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
+MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads
 FILES_NAMED = 5  # skipped files that the log and the JSON name, for each reason
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)  # the last from damaged column names
 COLUMNS = ("video_id", "audio", "labels", "human_labels")
@@ -140,9 +141,13 @@ class ParquetFolder:
         """(rows of a file, whether it has label names); FileError if it cannot be used."""
         try:
             with _open(file) as parquet:
-                schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+                schema, rows, size = parquet.schema_arrow, parquet.metadata.num_rows, _row_bytes(parquet)
         except UNREADABLE as error:
             raise FileError(file, "unreadable", f" cannot be read as parquet: {_first_line(error)}") from None
+        if size > MAX_ROW_BYTES:
+            limit = f"{MAX_ROW_BYTES / 2**30:g} GiB"
+            sentence = f" unpacks to {size / 2**30:.1f} GiB for each row, more than the {limit} accepted"
+            raise FileError(file, "rows too large", sentence)
         for column in COLUMNS:
             count = schema.names.count(column)
             if count > 1:
@@ -169,7 +174,8 @@ class ParquetFolder:
             try:
                 with _open(file) as parquet:
                     wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
-                    for batch in parquet.iter_batches(_rows_at_once(parquet), columns=wanted, use_threads=False):
+                    at_once = int(min(max(BYTES_AT_ONCE / max(_row_bytes(parquet), 1), 1), ROWS_AT_ONCE))
+                    for batch in parquet.iter_batches(at_once, columns=wanted, use_threads=False):
                         columns = {name: batch.column(name) for name in batch.schema.names}
                         for i in range(batch.num_rows):
                             yield self._clip(columns, i, sample_id, file)
@@ -216,11 +222,10 @@ def _open(file: Path) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def _rows_at_once(parquet: pq.ParquetFile) -> int:
-    """As many rows as fit into BYTES_AT_ONCE on average: hours of recording may stand in each."""
+def _row_bytes(parquet: pq.ParquetFile) -> float:
+    """The bytes of a row when unpacked, on average over the row group where that is most."""
     groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
-    row = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1)
-    return int(min(max(BYTES_AT_ONCE / max(row, 1), 1), ROWS_AT_ONCE))
+    return max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
 
 
 def _first_line(error: object) -> str:

@@ -347,6 +347,15 @@ def test_rows_of_hours_are_read_one_by_one(tmp_path, monkeypatch):
     assert sizes == [16, 13, 1]
 
 
+def test_a_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    table = pa.table({"audio": [bytes(10**7)] * 3, "human_labels": [["Speech"]] * 3})
+    pq.write_table(table, tmp_path / "00.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "00.parquet").stat().st_size < 10**5 and len(rows_of(tmp_path)) == 3
+    monkeypatch.setattr(data, "MAX_ROW_BYTES", 9 * 10**6)
+    with pytest.raises(UserError, match="00.parquet unpacks to 0.0 GiB for each row, more than"):
+        rows_of(tmp_path)
+
+
 def test_of_a_huge_cell_the_first_part_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "MAX_BYTES", 44 + 2 * 48_000)
     (clip,) = read_back(tmp_path, pa.array([flac(sine(440, 3, 48_000), 48_000, format="WAV")]))
