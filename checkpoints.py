@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -35,33 +36,41 @@ SIMILARITIES = ("hyperbolic", "cosine")
 
 def save(path: Path, content: dict) -> None:
     """Write a checkpoint whole or not at all; it loads with torch.load(weights_only=True)."""
-    write_atomic(path, lambda temporary: torch.save(content, temporary))
+    data = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
+    torch.save(content, data)
+    write_atomic(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
 
 
-def load(path: Path) -> dict:
-    """A projection checkpoint's content on the CPU, every field checked; UserError says what is wrong."""
+def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
+    """A projection checkpoint's content on the CPU, every field checked; UserError says what is wrong.
+
+    flag: the option that asked for it, for the error's sentence.
+    """
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
         found = f"{path.parent} holds {', '.join(beside)}" if beside else f"{path.parent} holds no *.pth file"
-        raise UserError(f"--projection-checkpoint {path} does not exist; {found}")
+        raise UserError(f"{flag} {path} does not exist; {found}")
     if not zipfile.is_zipfile(path):  # torch.load would try it as a bare pickle
-        raise UserError(f"--projection-checkpoint {path} is damaged or no torch checkpoint")
+        raise UserError(f"{flag} {path} is damaged or no torch checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError  # packed, as torch.save never does; it may unpack to more than the memory holds
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and tensor errors of many classes
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise UserError(
-                f"--projection-checkpoint {path} is refused: it holds Python objects besides tensors and plain values, "
+                f"{flag} {path} is refused: it holds Python objects besides tensors and plain values, "
                 "and loading them could run code"
             ) from None
-        raise UserError(f"--projection-checkpoint {path} is damaged or no torch checkpoint") from None
-    _check(path, content)
+        raise UserError(f"{flag} {path} is damaged or no torch checkpoint") from None
+    _check(f"{flag} {path}", content)
     return content
 
 
-def _check(path: Path, content) -> None:
+def _check(which: str, content) -> None:
     def refuse(reason: str):
-        raise UserError(f"--projection-checkpoint {path} {reason}")
+        raise UserError(f"{which} {reason}")
 
     if not isinstance(content, dict):
         refuse(f"holds a {type(content).__name__} where a dictionary of a training run is expected")
@@ -86,8 +95,51 @@ def _check(path: Path, content) -> None:
     for name, shape in shapes.items():
         if not isinstance(state[name], torch.Tensor) or tuple(state[name].shape) != shape:
             refuse(f"has {name} of shape {tuple(getattr(state[name], 'shape', ()))}, expected {shape}")
+        if not state[name].is_floating_point() or "plain" not in _form(state[name]):
+            refuse(f"has {name} in the form {_form(state[name])}, expected plain floats")
         if not bool(state[name].isfinite().all()):
             refuse(f"has values in {name} that are not finite")
+    made = content["base_c"] * float(state["log_c_change"].double().exp())
+    if not math.isclose(made, content["c"], rel_tol=1e-6):
+        refuse(f"has c = {content['c']:g}, but its weights make it {made:g}")
+
+
+def check_continues(name: str, content: dict, optimizer: torch.optim.Optimizer, scale: torch.nn.Module) -> None:
+    """UserError unless a checkpoint continues the training of `scale` and of what `optimizer`, an Adam, holds.
+
+    load_state_dict would take moments of any shape, and the first step would fail.
+    """
+    given, fresh = content["optimizer_state_dict"], optimizer.state_dict()
+    moments = [_form(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    fitting = [{"step": _form(torch.tensor(0.0)), "exp_avg": form, "exp_avg_sq": form} for form in moments]
+    state = given.get("state")
+    fits = isinstance(state, dict) and all(i in range(len(fitting)) and _form(state[i]) == fitting[i] for i in state)
+    if not fits or _form(given.get("param_groups")) != _form(fresh["param_groups"]):
+        raise UserError(f"{name} has an optimizer_state_dict that does not fit this run; leave --resume out")
+    if _form(content["scale_state_dict"]) != _form(scale.state_dict()):
+        raise UserError(f"{name} has a scale_state_dict that does not fit this run; leave --resume out")
+    if wrong := not_finite(content):
+        raise UserError(f"{name} has values in {wrong} that are not finite")
+
+
+def not_finite(content, name: str = "") -> str | None:
+    """The dotted name of the first tensor or float in (nested) `content` that is not finite, or None."""
+    if isinstance(content, (dict, list, tuple)):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        return next((found for k, v in items if (found := not_finite(v, f"{name}.{k}" if name else str(k)))), None)
+    if isinstance(content, torch.Tensor):
+        return None if bool(content.isfinite().all()) else name
+    return name if isinstance(content, float) and not math.isfinite(content) else None
+
+
+def _form(content):
+    """Nested content with a description in the place of each tensor, so that it can be compared."""
+    if isinstance(content, torch.Tensor):
+        plain = content.layout == torch.strided and content.is_contiguous()  # not one number with a lying shape
+        return f"{content.dtype} {tuple(content.shape)} {'plain' if plain else content.layout}"
+    if isinstance(content, dict):
+        return {key: _form(value) for key, value in content.items()}
+    return [_form(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def require_model(path: Path, content: dict, encoder) -> None:

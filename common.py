@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import glob
 import json
 import logging
 import math
@@ -10,6 +12,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +22,8 @@ import ranks
 ROOT = Path(__file__).resolve().parent
 CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.json"
 DEFAULT_CHECKPOINT = "laion/larger_clap_general"
+TEMPORARY = ".tmp"
+STALE_SECONDS = 3600.0  # far more than any file here takes to write
 OUT_OF_MEMORY = "out of memory: lower --batch-size or --num-samples, or run with --device cpu"
 
 log = logging.getLogger("hyperbolic_clap")
@@ -68,6 +73,14 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return whole
 
 
+def seed(text: str) -> int:
+    """A whole number that every random generator takes."""
+    value = _number(text, int)
+    if not -(2**31) <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between {-(2**31)} and {2**32 - 1}")
+    return value
+
+
 def _number(text: str, kind: type):
     try:
         return kind(text)
@@ -97,15 +110,20 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=at_least(1), default=None, help="decoding threads (default: one for each core)")
     add("--no-autocast", action="store_true", help="encode in float32 on CUDA instead of bfloat16 autocast")
     add("--cache-dir", type=Path, default=None, help="embedding cache (default: the user's cache folder)")
+    add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
     add("--no-cache", action="store_true", help="neither read nor write the embedding cache")
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
     """Run `main` and turn what can go wrong outside the program into one sentence and an exit code."""
     ranks.use_all_cores()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     # One log: the other ranks only warn, and say who they are.
     level, sign = (logging.WARNING, f"rank {ranks.rank()}: ") if ranks.rank() else (logging.INFO, "")
-    logging.basicConfig(format=f"{sign}%(message)s", stream=sys.stdout, level=level, force=True)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Printable(f"{sign}%(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     try:
         main(arguments)
     except UserError as error:
@@ -123,9 +141,22 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     return 0
 
 
+class Printable(logging.Formatter):
+    """Log lines in which nothing from the data breaks the line or steers the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.args = tuple(printable(str(a)) if isinstance(a, (str, Path)) else a for a in record.args or ())
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+def printable(text: str) -> str:
+    """One line in which control characters and the like are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _fail(sentence: str, code: int) -> int:
     sign = f"rank {ranks.rank()}: " if ranks.rank() else ""
-    print(f"{sign}error: {sentence}" if code != 130 else sign + sentence, file=sys.stderr)
+    print(sign + (f"error: {printable(sentence)}" if code != 130 else sentence), file=sys.stderr)
     return code
 
 
@@ -155,23 +186,67 @@ def choose_device(name: str):
         raise UserError(f"--device {name} does not exist; this machine has {torch.cuda.device_count()} CUDA device(s)")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name!r} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        # Where CUDA has a deterministic algorithm it is used; where it has none, torch says so and goes on.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     return device
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`: the file is absent or whole, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Let `write` fill a temporary file, then rename it to `path`: the file is absent or whole, never half.
+
+    Holds for a kill and for a crash of the machine. An OSError names `path`.
+    """
+    _require_regular(path)
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent, path.name)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    with contextlib.suppress(OSError):  # not every system and file system can synchronise a folder
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_stale(folder: Path, name: str | None = None, seconds: float = STALE_SECONDS) -> None:
+    """Remove what killed processes left of files that they were writing in `folder`: of `name`, or of all.
+
+    seconds: the age from which on a temporary file counts as left behind; another process may be writing a younger one.
+    """
+    for temporary in folder.glob(f".{glob.escape(name) if name else '*'}.*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime >= seconds:
+                temporary.unlink()
+
+
+def require_writable(path: Path) -> None:
+    """The error of `write_atomic`, as far as it can be known beforehand: now, instead of after hours of work."""
+    _require_regular(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def _require_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a rename would replace /dev/null for everybody
+        raise UserError(f"{path} is a folder or a device; give the name of a file")
 
 
 def _umask() -> int:
@@ -183,7 +258,9 @@ def _umask() -> int:
 def write_json(path: Path, content: dict) -> None:
     """Strict JSON (no NaN, no Infinity), whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    # A file name that is not UTF-8 holds lone surrogates, which Python's escape writes as JSON's.
+    data = text.encode("utf-8", "backslashreplace")
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
 def plain_arguments(arguments: argparse.Namespace) -> dict:

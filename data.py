@@ -2,13 +2,16 @@
 
 Columns: `audio` (struct with `bytes`; plain bytes; struct with `array` and `sampling_rate`; or a list of
 samples, taken as 48 kHz), `human_labels`, and optionally `labels` (machine ids) and `video_id`.
-A file of another form is refused (UserError); a row that cannot be used is skipped and counted (RowError).
+A file of another form is refused (FileError), or skipped and counted if that is asked for; a row that cannot be
+used is skipped and counted (RowError).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common import UserError, warn
+from cells import audio_cell, may_hold_audio, may_hold_text, plain
+from common import UserError, log, warn
 from labels import ClassList
 
 SAMPLE_RATE = 48_000
@@ -27,11 +30,22 @@ MAX_SECONDS = 600  # of a clip that are read; more would let one file fill the m
 MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE  # the same bound for higher rates, so these are read for less long
 BLOCK_SAMPLES = 1 << 20  # samples decoded at a time, all channels together
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # 44 is most likely meant as kHz
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
+MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads
+PART_WAY = "damaged part-way"
+FILES_NAMED = 5  # skipped files that the log and the JSON name, for each reason
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)  # the last from damaged column names
 COLUMNS = ("video_id", "audio", "labels", "human_labels")
 # What libsndfile cannot open but librosa's decoders can: MP4/M4A, Matroska/WebM, ADTS AAC, Windows Media.
 FOREIGN_CONTAINERS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"0&\xb2u"))
+
+
+class FileError(UserError):
+    """Why one file cannot be used. `reason` is what files are counted by, `file` the one."""
+
+    def __init__(self, file: Path, reason: str, sentence: str):
+        super().__init__(f"{file}{sentence}")
+        self.file, self.reason = file, reason
 
 
 class RowError(Exception):
@@ -69,87 +83,162 @@ class Clip:
 class ParquetFolder:
     """The parquet files of a folder, checked before any work begins.
 
-    Raises UserError for a folder or file that is missing, empty, unreadable or lacks a column.
+    Raises UserError for a folder that is missing or holds no row, and for a file that is unreadable or lacks a column.
+    skip_bad: such a file is skipped instead, and of one that is damaged part-way the rest of that row group; `skipped`
+    counts them.
     """
 
-    def __init__(self, folder: Path, classes: ClassList):
-        self.classes = classes
+    def __init__(self, folder: Path, classes: ClassList, skip_bad: bool = False):
+        self.folder, self.classes, self.skip_bad = folder, classes, skip_bad
+        self.bad: dict[Path, str] = {}  # skipped files and why
         if not folder.is_dir():
             raise UserError(f"--parquet-dir {folder} is not a folder; give the folder that holds the *.parquet files")
         # A link to nowhere stays in, to be refused; hidden files are what systems add (macOS: ._00.parquet).
-        self.files = sorted(p for p in folder.glob("*.parquet") if not p.is_dir() and not p.name.startswith("."))
+        files = sorted(p for p in folder.glob("*.parquet") if not p.is_dir() and not p.name.startswith("."))
         nested = sum(1 for p in folder.glob("*/**/*.parquet") if p.is_file())
-        if not self.files:
+        if not files:
             hint = f" ({nested} lie in its sub-folders, which are not read)" if nested else ""
             raise UserError(f"--parquet-dir {folder} holds no *.parquet file{hint}")
         if nested:
             warn(f"{nested} parquet files in sub-folders of {folder} are not read, only those at its top level")
-        self.rows_of = [self._check(file) for file in self.files]
-        self.num_rows = sum(self.rows_of)
+        self.rows_of: dict[Path, int] = {}
+        unnamed = []
+        for file in files:
+            try:
+                self.rows_of[file], named = self._check(file)
+            except FileError as error:
+                self._skip(error)
+            else:
+                unnamed += [] if named else [file]
+        if unnamed:
+            warn(f"{len(unnamed)} files have no column 'human_labels' (the first is {unnamed[0]}); the machine ids in "
+                 "their column 'labels' are used instead")  # fmt: skip
+        self.files, self.num_rows = list(self.rows_of), sum(self.rows_of.values())
+        if not self.files:
+            raise self.nothing()
         if not self.num_rows:
             raise UserError(f"the parquet files in {folder} hold no rows at all")
 
+    def _skip(self, error: FileError) -> None:
+        """Note a file that cannot be used; the error itself if none is to be skipped."""
+        if not self.skip_bad:
+            raise error
+        if error.file not in self.bad:
+            if sum(reason == error.reason for reason in self.bad.values()) < FILES_NAMED:
+                warn(f"{error}; {'the rest of that row group' if error.reason == PART_WAY else 'the file'} is skipped")
+            self.bad[error.file] = error.reason
+
+    @property
+    def skipped(self) -> dict[str, dict]:
+        """{reason: {count, first}} of the files that were skipped, for the JSON."""
+        report: dict[str, dict] = {}
+        for file, reason in sorted(self.bad.items()):
+            entry = report.setdefault(reason, {"count": 0, "first": []})
+            entry["count"] += 1
+            entry["first"] += [file.name] * (len(entry["first"]) < FILES_NAMED)
+        return report
+
+    def nothing(self) -> UserError:
+        """The error for a folder of which no file can be used."""
+        reasons = "; ".join(f"{e['count']} {r}: {', '.join(e['first'])}" for r, e in self.skipped.items())
+        return UserError(f"no parquet file in {self.folder} can be used ({reasons})")
+
+    def tell(self) -> None:
+        """One log line for each reason why files were skipped."""
+        for reason, entry in self.skipped.items():
+            log.info("skipped %d files: %s (%s)", entry["count"], reason, ", ".join(entry["first"]))
+
     @staticmethod
-    def _check(file: Path) -> int:
+    def _check(file: Path) -> tuple[int, bool]:
+        """(rows of a file, whether it has label names); FileError if it cannot be used."""
         try:
             with _open(file) as parquet:
-                schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+                schema, rows, size = parquet.schema_arrow, parquet.metadata.num_rows, _row_bytes(parquet)
         except UNREADABLE as error:
-            raise UserError(f"{file} cannot be read as parquet: {_first_line(error)}") from None
+            raise FileError(file, "unreadable", f" cannot be read as parquet: {_first_line(error)}") from None
+        if size > MAX_ROW_BYTES:
+            limit = f"{MAX_ROW_BYTES / 2**30:g} GiB"
+            sentence = f" unpacks to {size / 2**30:.1f} GiB for each row, more than the {limit} accepted"
+            raise FileError(file, "rows too large", sentence)
         for column in COLUMNS:
             count = schema.names.count(column)
             if count > 1:
-                raise UserError(f"{file} has {count} columns {column!r}; it must have one")
-            if count == 0 and column in ("audio", "human_labels"):
-                raise UserError(f"{file} has no column {column!r}; its columns are {', '.join(schema.names) or 'none'}")
+                raise FileError(file, "column twice", f" has {count} columns {column!r}; it must have one")
+        labels = next((name for name in ("human_labels", "labels") if name in schema.names), "human_labels")
         for column, fits, need in (
-            ("audio", _may_hold_audio, "encoded bytes or samples"),
-            ("human_labels", _may_hold_text, "label names"),
+            ("audio", may_hold_audio, "encoded bytes or samples"),
+            (labels, may_hold_text, "label names"),
         ):
-            kind = schema.field(column).type
-            if not fits(kind):
-                raise UserError(f"{file}: its column {column!r} is {_first_line(kind)}, which cannot hold {need}")
-        return rows
+            if column not in schema.names:
+                others = ", ".join(schema.names) or "none"
+                raise FileError(file, "column missing", f" has no column {column!r}; its columns are {others}")
+            kind = _first_line(schema.field(column).type)
+            if not fits(schema.field(column).type):
+                sentence = f": its column {column!r} is {kind}, which cannot hold {need}"
+                raise FileError(file, "column of another type", sentence)
+        return rows, labels == "human_labels"
 
     def __iter__(self) -> Iterator[Clip]:
         """Every row in order as a Clip; a few rows are in memory at a time."""
         return self.rows(0, self.num_rows)
 
     def rows(self, start: int, stop: int) -> Iterator[Clip]:
-        """The rows from start to stop in the order of the whole folder; row groups outside are not read."""
-        before = 0
-        for file, count in zip(self.files, self.rows_of, strict=True):
-            if before < stop and start < before + count:
-                yield from self._rows_of_file(file, before, max(start - before, 0), min(stop - before, count))
-            before += count
+        """The rows from start to stop in the order of the whole folder; row groups outside are not read.
 
-    def _rows_of_file(self, file: Path, before: int, start: int, stop: int) -> Iterator[Clip]:
-        row = 0
+        skip_bad: what a damaged row group holds from the damage on is left out; a row keeps its number whatever is
+        missing before it, and whether it is found does not depend on where a part begins.
+        """
+        first = 0
+        for file, count in self.rows_of.items():
+            if first < stop and start < first + count:
+                yield from self._rows_of_file(file, first, start - first, min(stop - first, count))
+            first += count
+
+    def _rows_of_file(self, file: Path, first: int, start: int, stop: int) -> Iterator[Clip]:
+        end = 0
         try:
             with _open(file) as parquet:
                 wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
+                at_once = int(min(max(BYTES_AT_ONCE / max(_row_bytes(parquet), 1), 1), ROWS_AT_ONCE))
                 for group in range(parquet.num_row_groups):
-                    end = row + parquet.metadata.row_group(group).num_rows
-                    if end <= start or row >= stop:
-                        row = end
+                    row, end = end, end + parquet.metadata.row_group(group).num_rows
+                    if row >= stop or end <= start:
                         continue
-                    batches = parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=wanted, use_threads=False)
-                    for batch in batches:
-                        columns = {name: batch.column(name) for name in batch.schema.names}
-                        for i in range(batch.num_rows):
-                            if start <= row < stop:
-                                yield self._clip(columns, i, before + row, file)
-                            row += 1
+                    try:
+                        batches = parquet.iter_batches(at_once, row_groups=[group], columns=wanted, use_threads=False)
+                        for batch in batches:
+                            columns = {name: batch.column(name) for name in batch.schema.names}
+                            for i in range(batch.num_rows):
+                                if start <= row < stop:
+                                    yield self._clip(columns, i, first + row, file)
+                                row += 1
+                            if row >= stop:
+                                break
+                        if row < min(end, stop):
+                            self._lost(file, f" is damaged: a row group ends after row {row} instead of {end}")
+                    except UNREADABLE as error:
+                        self._lost(file, f" is damaged after its row {row}: {_first_line(error)}")
+            if end < stop:
+                self._lost(file, f" is damaged: it holds {end} rows where its footer promises {self.rows_of[file]}")
+        except FileNotFoundError:
+            self._skip(FileError(file, "vanished", " was there when the run began and is no longer"))
         except UNREADABLE as error:
-            raise UserError(f"{file} is damaged after its row {row}: {_first_line(error)}") from None
+            self._lost(file, f" is damaged: {_first_line(error)}")
+
+    def _lost(self, file: Path, sentence: str) -> None:
+        self._skip(FileError(file, PART_WAY, sentence))
 
     def _clip(self, columns: dict[str, pa.Array], i: int, sample_id: int, file: Path) -> Clip:
-        names = self.classes.parse(_plain(columns["human_labels"][i]))
-        ids = self.classes.parse(_plain(columns["labels"][i])) if "labels" in columns else []
-        given = _plain(columns["video_id"][i]) if "video_id" in columns else None
+        ids = self.classes.parse(plain(columns["labels"][i])) if "labels" in columns else []
+        if "human_labels" in columns:
+            names = self.classes.parse(plain(columns["human_labels"][i]))
+        else:
+            found = {name: self.classes.find(name) for name in ids}
+            names = [name if place is None else self.classes.names[place] for name, place in found.items()]
+        given = plain(columns["video_id"][i]) if "video_id" in columns else None
         if isinstance(given, bytes):
             given = given.decode("utf-8", "replace")
-        audio, rate = _audio_cell(columns["audio"][i])
+        audio, rate = audio_cell(columns["audio"][i])
         return Clip(
             sample_id=sample_id,
             # Without an id of its own (None, "", NaN) a row stands for itself: a split never ties strangers together.
@@ -158,92 +247,25 @@ class ParquetFolder:
             machine_labels=ids,
             positions=self.classes.match(names),
             audio=audio,
-            rate=rate,
+            rate=SAMPLE_RATE if rate is None else rate,
         )
 
 
-def _open(file: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(file, page_checksum_verification=True)
+@contextlib.contextmanager
+def _open(file: Path) -> Iterator[pq.ParquetFile]:
+    # By its bytes: pyarrow takes a name that is not UTF-8 for an error, and one with a colon for a URI.
+    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+        yield parquet
+
+
+def _row_bytes(parquet: pq.ParquetFile) -> float:
+    """The bytes of a row when unpacked, on average over the row group where that is most."""
+    groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
+    return max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
 
 
 def _first_line(error: object) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    tests = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
-    return any(getattr(pa.types, test)(kind) for test in tests)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
-    return any(getattr(pa.types, test)(kind) for test in tests)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
-def _innermost(kind: pa.DataType) -> pa.DataType:
-    """The type of what a (nested) list or dictionary type holds."""
-    while _is_list(kind) or pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return kind
-
-
-def _may_hold_audio(kind: pa.DataType) -> bool:
-    inner = _innermost(kind)
-    if _is_list(kind):
-        return _is_number(inner) or pa.types.is_null(inner)
-    return _is_binary(inner) or pa.types.is_struct(kind) or pa.types.is_null(kind)
-
-
-def _may_hold_text(kind: pa.DataType) -> bool:
-    inner = _innermost(kind)
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null, _is_binary)
-    return any(test(inner) for test in texts)
-
-
-def _plain(cell: pa.Scalar):
-    """A cell as a Python value; None if it has none (text that is not UTF-8, a year 9 million, ...)."""
-    try:
-        return cell.as_py()
-    except Exception:  # each Arrow type fails in its own way
-        return None
-
-
-def _audio_cell(cell: pa.Scalar) -> tuple[bytes | np.ndarray | None, int]:
-    """The audio of one row as (encoded bytes or samples or None, sampling rate)."""
-    if not pa.types.is_struct(cell.type) or not cell.is_valid:
-        return _content(cell), SAMPLE_RATE
-    fields = {cell.type.field(i).name: i for i in range(cell.type.num_fields)}
-    data = _content(cell[fields["bytes"]]) if "bytes" in fields else None
-    if isinstance(data, bytes) or "array" not in fields:
-        return data if isinstance(data, bytes) else None, SAMPLE_RATE
-    rate = _plain(cell[fields["sampling_rate"]]) if "sampling_rate" in fields else None
-    try:
-        rate = SAMPLE_RATE if rate is None else int(rate)
-    except (TypeError, ValueError, OverflowError):
-        rate = 0  # which decode refuses
-    return _content(cell[fields["array"]]), rate
-
-
-def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
-    """Encoded bytes, or samples of shape (samples,) or (channels, samples) in their number type; else None."""
-    if not cell.is_valid:
-        return None
-    if not _is_list(cell.type):
-        value = _plain(cell)
-        return value if isinstance(value, bytes) else None
-    values = cell.values
-    if _is_number(values.type):
-        return values.to_numpy(zero_copy_only=False)
-    if not _is_list(values.type) or not _is_number(values.type.value_type) or not len(values) or values.null_count:
-        return None
-    lengths = pc.list_value_length(values)
-    if len(lengths.unique()) > 1:
-        return None
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows becomes infinite and is refused
@@ -251,7 +273,8 @@ def decode(clip: Clip) -> np.ndarray:
     """A clip's audio as a (samples,) float32 waveform: 48 kHz, mono, finite, not empty.
 
     Channels are averaged (so anti-phase stereo becomes silence), integers are scaled by their range,
-    floats beyond 1 are scaled down by their peak. Only the first MAX_SECONDS (MAX_SAMPLES) are read.
+    floats beyond 1 are scaled down by their peak. Only the first MAX_SECONDS (MAX_SAMPLES) are read,
+    of what lies in the first cells.MAX_BYTES.
     Raises RowError with the reason why it cannot be used.
     """
     if clip.audio is None or len(clip.audio) == 0:

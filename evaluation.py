@@ -116,7 +116,8 @@ def require_matches(clips: list[Clip], skipped: Skipped, classes: ClassList) -> 
     """UserError with examples if no clip has a label of the class list, or if there is no clip at all."""
     if any(clip.positions for clip in clips):
         return
-    unmatched = sorted({label for clip in clips for label in clip.human_labels} | skipped.labels)[:5]
+    labels = {label for clip in clips for label in clip.human_labels} | skipped.labels
+    unmatched = sorted(label for label in labels if classes.find(label) is None)[:5]
     if not unmatched:
         reasons = ", ".join(f"{entry['count']} {reason}" for reason, entry in skipped.report().items())
         raise UserError(f"no row of the parquet files can be used ({reasons})")

@@ -139,7 +139,7 @@ def tangent_vectors(args: argparse.Namespace) -> tuple:
     from labels import ClassList
 
     classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes)
+    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
     checkpoints.require_model(args.projection_checkpoint, content, encoder)
     cache = open_cache(args, encoder)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import checkpoints
-from common import UserError, log, write_json
+from common import UserError, log, remove_stale, require_writable, write_json
 
 
 class RunFolder:
@@ -20,15 +20,21 @@ class RunFolder:
 
     def __init__(self, folder: Path, setup: dict, resume: bool):
         self.folder, self.setup, self.best = folder, setup, None
+        remove_stale(folder, seconds=0)  # a folder belongs to one run, so they are of one that was killed
         earlier = [*folder.glob("*projection_epoch_*.pth"), *folder.glob("setup.json")]
         earlier += [path for path in (folder / "tensorboard", folder / "swanlab") if path.is_dir()]
         if earlier and not resume:
             self._set_aside(earlier)
-        self.write_setup()
+        if resume:  # setup.json stays as it is until the earlier run is found to be this one
+            require_writable(folder / "setup.json")
+        else:
+            self.write_setup()
 
     def _set_aside(self, earlier: list[Path]) -> None:
         """Move the files of an earlier run into a folder of their own: nothing is lost and one best file remains."""
-        aside = self.folder / time.strftime("earlier_%Y%m%d_%H%M%S")
+        name = time.strftime("earlier_%Y%m%d_%H%M%S")
+        others = len(list(self.folder.glob(f"{name}*")))  # runs may fail within one second
+        aside = self.folder / (f"{name}_{others + 1}" if others else name)
         aside.mkdir()
         for path in earlier:
             shutil.move(path, aside / path.name)
@@ -44,44 +50,65 @@ class RunFolder:
     def _best_file(self, epoch: int) -> Path:
         return self.folder / f"best_projection_epoch_{epoch}.pth"
 
-    def resume(self, identity: dict) -> dict | None:
-        """The last epoch's checkpoint of an interrupted run (None if it had not finished one), its history taken over.
+    def resume(self, identity: dict, trainer) -> int:
+        """Bring a training.Trainer to the last finished epoch of an interrupted run; -> that epoch, 0 for none.
 
-        identity: what the weights depend on (settings, data, model). UserError if the earlier run differs in it.
+        identity: what the weights depend on (settings, data, model). UserError if the earlier run differs in it, or if
+        one of its checkpoints is damaged.
         """
-        numbers = sorted(int(re.findall(r"\d+", path.name)[-1]) for path in self.folder.glob("projection_epoch_*.pth"))
-        content = None
-        for epoch in numbers:
-            content = checkpoints.load(self._epoch_file(epoch))
+        found = [re.fullmatch(r"projection_epoch_(\d+)\.pth", path.name) for path in self.folder.iterdir()]
+        content = best = None
+        for epoch in sorted(int(match[1]) for match in found if match):
+            path = self._epoch_file(epoch)
+            content = checkpoints.load(path, "--resume:")
             for name, value in identity.items():
                 before = content["identity"].get(name)
-                if before != value:
+                if type(before) is not type(value) or before != value:
                     raise UserError(
-                        f"--resume: {self._epoch_file(epoch)} was trained with {name} = {before}, this run has {value};"
+                        f"--resume: {path} was trained with {name} = {before}, this run has {value};"
                         " leave --resume out to start anew"
                     )
-            self._record(content)
-        if content:
-            log.info("resuming after epoch %d", numbers[-1])
-        return content
+            checkpoints.check_continues(f"--resume: {path}", content, trainer.optimizer, trainer.scale)
+            for name in FIGURES:
+                if type(content.get(name, "")) not in (int, float, type(None)) or content["epoch"] != epoch:
+                    raise UserError(f"--resume: {path} does not hold the figures of epoch {epoch}")
+            if self._record(content):
+                best = content
+        if content is None:
+            return 0
+        self._write_best(best)
+        trainer.load_state(content)
+        log.info("resuming after epoch %d", content["epoch"])
+        return content["epoch"]
 
     def keep(self, content: dict) -> None:
         """Write an epoch's checkpoint, the best one if it is, and its figures into setup.json."""
+        if wrong := checkpoints.not_finite(content):
+            raise UserError(
+                f"after epoch {content['epoch']} the values in {wrong} are not finite; an extreme --learning-rate, "
+                "--c, --temperature or --audio-radius is the likely cause (the checkpoints of earlier epochs are kept)"
+            )
         checkpoints.save(self._epoch_file(content["epoch"]), content)
-        self._record(content)
+        if self._record(content):
+            self._write_best(content)
         self.write_setup()
 
-    def _record(self, content: dict) -> None:
+    def _record(self, content: dict) -> bool:
+        """Note the figures of an epoch; -> whether it is the best so far."""
         figures = {name: content[name] for name in FIGURES}
         self.setup["epochs"].append(figures)
-        if self.best is None or figures["val_loss"] < self.best["val_loss"]:
-            self.best = figures
-            self.setup["best_epoch"] = figures["epoch"]
-            best = self._best_file(figures["epoch"])
-            checkpoints.save(best, content)
-            for other in self.folder.glob("best_projection_epoch_*.pth"):
-                if other != best:
-                    other.unlink()
+        if self.best is not None and figures["val_loss"] >= self.best["val_loss"]:
+            return False
+        self.best = figures
+        self.setup["best_epoch"] = figures["epoch"]
+        return True
+
+    def _write_best(self, content: dict) -> None:
+        best = self._best_file(content["epoch"])
+        checkpoints.save(best, content)
+        for other in self.folder.glob("best_projection_epoch_*.pth"):
+            if other != best:
+                other.unlink()
 
     @property
     def best_path(self) -> Path:

@@ -27,6 +27,7 @@ from common import (
     log,
     plain_arguments,
     positive,
+    require_writable,
     run,
     versions,
     warn,
@@ -96,10 +97,13 @@ def main(args: argparse.Namespace) -> None:
 
     ranks = open_ranks()
     classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes)
+    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
     encoder = ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
     if content:
         checkpoints.require_model(args.projection_checkpoint, content, encoder)
+    output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
+    for path in filter(None, (output, args.save_scores)):
+        require_writable(path)
     cache = open_cache(args, encoder)
     embedded = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled, ranks=ranks)
     if ranks.rank:
@@ -123,7 +127,7 @@ def main(args: argparse.Namespace) -> None:
             "versions": versions(),
             "classes": len(classes),
             "class_names": classes.names,
-            "clips": {"used": len(clips), "skipped": skipped.report()},
+            "clips": {"used": len(clips), "skipped": skipped.report(), "skipped_files": folder.skipped},
         },
         "model_info": model_info(encoder, args, content, PROMPT),
         "similarity_stats": evaluation.similarity_stats(scores),
@@ -134,7 +138,6 @@ def main(args: argparse.Namespace) -> None:
         "predictions": evaluation.predictions(scores, clips, classes.names, args.top_k),
     }
     results["test_info"]["seconds"] = round(time.time() - started, 3)
-    output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
     if args.save_scores:
         save_scores(args.save_scores, scores, targets)
         results["test_info"]["scores"] = os.path.relpath(args.save_scores, output.parent)

@@ -28,6 +28,7 @@ from common import (
     plain_arguments,
     positive,
     run,
+    seed,
     versions,
 )
 
@@ -50,7 +51,7 @@ def parser() -> Parser:
     )
     add("--temperature", type=positive, default=1.0, help="similarity = -distance / temperature (default: 1.0)")
     add("--train-ratio", type=fraction, default=0.8, help="share to train on, the rest validates (default: 0.8)")
-    add("--seed", type=int, default=42, help="of the split, the batches and the start (default: 42)")
+    add("--seed", type=seed, default=42, help="of the split, the batches and the start (default: 42)")
     add(
         "--loss",
         choices=("sigmoid", "contrastive", "softmax"),
@@ -87,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
     require(args.log_to)
     device = choose_device(args.device)
     classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes)
+    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
     encoder = ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
     if args.output_dim > encoder.embed_dim:
         raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
@@ -119,8 +120,7 @@ def main(args: argparse.Namespace) -> None:
     text = embed_classes(classes.names, encoder, cache)
     train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
     counts = {"used": len(clips), "train": len(train), "validation": len(validation)}
-    setup["clips"] = counts | {"skipped": skipped.report()}
-    output.write_setup()
+    setup["clips"] = counts | {"skipped": skipped.report(), "skipped_files": folder.skipped}
     log.info("%d clips: %d train, %d validate, %d classes", len(clips), len(train), len(validation), len(classes))
 
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
@@ -128,10 +128,9 @@ def main(args: argparse.Namespace) -> None:
     trainer = Trainer(settings, audio.to(device), targets.to(device), text.to(device), train, validation)
     model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": PROMPT}
     identity = settings.identity() | {"data": fingerprint(audio, targets, text, train)}
-    last = output.resume(identity) if resume else None
-    if last:
-        trainer.load_state(last)
-    for figures in trainer.epochs(first=last["epoch"] + 1 if last else 1):
+    done = output.resume(identity, trainer) if resume else 0
+    output.write_setup()
+    for figures in trainer.epochs(first=done + 1):
         output.keep(figures | trainer.state() | model | {"embed_dim": encoder.embed_dim, "identity": identity})
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures))
@@ -140,14 +139,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def describe(result: dict) -> str:
-    """One log line of an epoch."""
+    """One log line of an epoch; a figure without ground shows as nan."""
     return (
         "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
         "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f} and bias "
         "{logit_bias:.2f}, radius of audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text "
         "{text_radius_mean:.2f} +- {text_radius_std:.2f}, near the boundary "
         "{audio_near_boundary:.1%} and {text_near_boundary:.1%}, c {c:g}"
-    ).format(**result)
+    ).format(**{name: float("nan") if value is None else value for name, value in result.items()})
 
 
 if __name__ == "__main__":

@@ -133,33 +133,50 @@ class Trainer:
     def epochs(self, first: int = 1) -> Iterator[dict]:
         """Train epoch by epoch; each yields its record (losses, radii, ...). UserError if a loss is not finite."""
         for epoch in range(first, self.settings.epochs + 1):
-            train_loss = self._train_epoch(epoch)
-            yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
+            try:
+                record = {"epoch": epoch, "train_loss": self._train_epoch(epoch)} | self.validate(epoch)
+            except ValueError as error:
+                if not self.settings.learn_c:
+                    raise
+                rate = self.settings.learning_rate
+                raise UserError(f"at epoch {epoch}: {error}; --learning-rate {rate:g} is the likely cause") from None
+            yield record
 
     def _train_epoch(self, epoch: int) -> float:
         # The order depends on seed and epoch alone, so a resumed run sees the same batches.
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
         order = self.train[torch.randperm(len(self.train), generator=generator).to(self.train.device)]
         total = torch.zeros((), dtype=torch.float64, device=order.device)
+        unseen = []  # losses since the last look at them
         batches = order.split(self.settings.batch_size)
         for step, rows in enumerate(tqdm(batches, desc=f"epoch {epoch}", unit="batch", mininterval=0.5), 1):
             similarity = self.projector(self.audio[rows], self.text)
             loss = self.loss(self.scale(similarity), self.targets[rows])
-            if step % 64 == 0 or step == len(batches):  # a look at the value waits for the device
-                self._check(loss, epoch, step)
+            unseen.append(loss.detach())
+            if step % 64 == 0 or step == len(batches):  # a look at the values waits for the device
+                self._check(unseen, epoch, step)
+                unseen = []
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             total += loss.detach() * len(rows)
         return float(total) / len(order)
 
-    def _check(self, loss, epoch: int, step: int) -> None:
-        if not bool(loss.isfinite()):
-            rate = self.settings.learning_rate
-            raise UserError(
-                f"the loss is not finite at epoch {epoch}, step {step}; --learning-rate {rate:g} is the likely cause, "
-                "try a smaller one (the checkpoints of earlier epochs are kept)"
-            )
+    def _check(self, losses: list, epoch: int, step: int) -> None:
+        """UserError if one of the last losses is not finite; `step` is the step of the last one, 0 for validation."""
+        finite = torch.stack(losses).isfinite().tolist()
+        if all(finite):
+            return
+        cause = f"--learning-rate {self.settings.learning_rate:g} is the likely cause, try a smaller one"
+        where = "in the validation"
+        if step:
+            step += 1 - len(finite) + finite.index(False)
+            where = f"step {step}"
+            if epoch == step == 1:  # nothing has been learned yet
+                cause = "an extreme --c, --temperature or --audio-radius is the likely cause"
+        raise UserError(
+            f"the loss is not finite at epoch {epoch}, {where}; {cause} (the checkpoints of earlier epochs are kept)"
+        )
 
     @torch.no_grad()
     def validate(self, epoch: int) -> dict:
@@ -179,9 +196,10 @@ class Trainer:
                 sums[i] += (similarity.double() * chosen).sum()
                 counts[i] += chosen.sum()
             radii.append(audio.norm(dim=1))
-        self._check(loss, epoch, 0)
+        self._check([loss], epoch, 0)
         audio_radius, text_radius = 2 * torch.cat(radii).double(), 2 * text.norm(dim=1).double()
-        positive, negative = (sums / counts).tolist()
+        # Without any negative (every clip has every class) their mean has no ground.
+        positive, negative = (float(s / n) if n else None for s, n in zip(sums, counts, strict=True))
         # Beyond 0.99 of the ball's radius: d = 2R artanh(0.99). Cosine has no ball, there it says nothing.
         boundary = 2 * math.sqrt(float(projector.c)) * math.atanh(0.99)
         return {

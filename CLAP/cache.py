@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from common import warn, write_atomic
+from common import UserError, remove_stale, warn, write_atomic
 
 FORMAT = "1"
 PIECE_ROWS = 256
@@ -27,7 +27,10 @@ PIECE_SECONDS = 20.0
 def default_folder() -> Path:
     """The user's cache folder: %LOCALAPPDATA%, $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hyperbolic_clap"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "hyperbolic_clap"
+    except RuntimeError:
+        raise UserError("the user has no home folder for the embedding cache; give --cache-dir or --no-cache") from None
 
 
 def open_cache(args, encoder) -> EmbeddingCache:
@@ -46,6 +49,7 @@ class EmbeddingCache:
         self.pending: dict[bytes, np.ndarray] = {}
         self.last_write = time.monotonic()
         if self.folder and self.folder.is_dir():
+            remove_stale(self.folder)
             for piece in sorted(self.folder.glob("*.safetensors")):
                 self._read(piece)
 
@@ -86,7 +90,15 @@ class EmbeddingCache:
                 metadata = file.metadata()
             if metadata != self._metadata(keys, embeddings):
                 raise ValueError("its checksum, format or encoder differs")
-        except (OSError, ValueError, SafetensorError) as error:
+            # A stranger's piece may be wrong with a checksum that is right.
+            if keys.shape != (len(embeddings), 32) or (embeddings.dtype, embeddings.ndim) != (np.float32, 2):
+                raise ValueError("its shapes are no cache's")
+            if not np.isfinite(embeddings).all():
+                raise ValueError("its numbers are not finite")
+        except OSError as error:  # of another user, or of a disk that fails for a while: not to be removed
+            warn(f"cache piece {piece} cannot be read ({error.strerror or error}); its clips are encoded again")
+            return
+        except (ValueError, SafetensorError) as error:
             warn(f"cache piece {piece} is damaged ({error}); it is removed and its clips are encoded again")
             try:
                 piece.unlink()

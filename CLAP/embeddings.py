@@ -158,15 +158,21 @@ def embed_folder(
         wanted -= ranks.total(len(part[0]))
         start = stop
     progress.close()
+    bad_files = ranks.gather(folder.bad)
     ranks.close()
-    if ranks.rank:
+    if bad_files is None:
         return None
+    for some in bad_files:
+        folder.bad |= some
+    folder.tell()
     clips, audio, skipped = [], [], Skipped()
     for some, vectors, left_out in parts:
         clips += some
         audio.append(vectors)
         skipped.merge(left_out)
     skipped.tell()
+    if folder.bad and not clips and not skipped.counts:
+        raise folder.nothing()
     return clips, torch.cat(audio), skipped
 
 

@@ -86,6 +86,8 @@ class Encoder:
             raise UserError(f"--checkpoint {self.folder} lacks {Path(error.filename).name}") from None
         except ValueError:
             raise UserError(f"--checkpoint {self.folder} has a config that is not JSON") from None
+        if not isinstance(self.config, dict) or not isinstance(self.preprocessor, dict):
+            raise UserError(f"--checkpoint {self.folder} has a config that is not a JSON object")
         if self.config.get("model_type") != "clap":
             raise UserError(f"--checkpoint {self.folder} is a {self.config.get('model_type')!r} model, not 'clap'")
         if self.preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
@@ -118,7 +120,10 @@ class Encoder:
             if self._log_mel is None:
                 from CLAP.logmel import LogMel
 
-                self._log_mel = LogMel(self.preprocessor, self.device)
+                try:
+                    self._log_mel = LogMel(self.preprocessor, self.device)
+                except Exception as error:  # a preprocessor of wild numbers fails anywhere in there
+                    raise self._cannot("make spectrograms from its preprocessor_config.json", error) from None
             return self._log_mel
 
     @property
@@ -144,14 +149,19 @@ class Encoder:
                 output_loading_info=True,
             )
         except Exception as error:  # safetensors, pickle and configuration errors of many classes
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            raise UserError(f"--checkpoint {self.folder} cannot be loaded as a CLAP model: {reason}") from None
+            if "weights_only" in str(error):  # the way out that torch offers is the one not to take
+                error = UserError("it holds Python objects besides tensors, and loading them could run code")
+            raise self._cannot("be loaded as a CLAP model", error) from None
         if info["missing_keys"] or info["mismatched_keys"]:
             wrong = sorted(info["missing_keys"])[:3] or [key[0] for key in sorted(info["mismatched_keys"])[:3]]
             raise UserError(f"--checkpoint {self.folder} lacks weights or has wrong shapes: {', '.join(wrong)}")
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
             raise UserError(f"--checkpoint {self.folder} holds weights that are not finite")
         return model.eval().requires_grad_(False).to(self.device)
+
+    def _cannot(self, what: str, error: Exception) -> UserError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        return UserError(f"--checkpoint {self.folder} cannot {what}: {reason}")
 
     @torch.inference_mode()
     def encode_windows(self, windows: torch.Tensor) -> torch.Tensor:
@@ -183,7 +193,10 @@ class Encoder:
         """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # damage and code of its own end in errors of many classes
+            raise self._cannot("be loaded with its tokenizer", error) from None
         limit = self.model.config.text_config.max_position_embeddings - 2
         tokens = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
         lengths = np.array([min(limit, -(-len(ids) // TEXT_STEP) * TEXT_STEP) for ids in tokens])

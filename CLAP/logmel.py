@@ -13,6 +13,7 @@ import torch
 CPU_BLOCK = 128
 FILTER_GROUPS = 4
 POWER_FLOOR = 1e-10
+LONGEST_WINDOW = 60 * 48_000  # samples; the published models take 10 seconds
 
 
 class LogMel:
@@ -29,6 +30,8 @@ class LogMel:
         self.window = extractor.nb_max_samples
         self.padding = extractor.padding
         self.fused = extractor.truncation == "fusion"
+        if not 0 < self.window <= LONGEST_WINDOW or extractor.hop_length < 1:
+            raise ValueError(f"windows of {self.window} samples in steps of {extractor.hop_length}")
         self.n_fft, self.hop = extractor.fft_window_size, extractor.hop_length
         # The two published families of checkpoints differ in their mel filters (htk for fusion, slaney else).
         mel = extractor.mel_filters if self.fused else extractor.mel_filters_slaney

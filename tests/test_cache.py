@@ -1,18 +1,19 @@
 """The cache serves an embedding only for the same content, model and preprocessing, and survives damage."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, tone_rows, write_rows
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import CLAP.encoder
-from CLAP.cache import EmbeddingCache
+from CLAP.cache import EmbeddingCache, default_folder
 from CLAP.embeddings import embed_classes, embed_clips
 from CLAP.encoder import Encoder
-from common import CLASS_LABELS
+from common import CLASS_LABELS, UserError
 from data import ParquetFolder
 from labels import ClassList
 
@@ -176,3 +177,38 @@ def test_two_runs_share_a_cache(tones, tmp_path):
     embed(tones, tmp_path / "cache", limit=10)
     embed(tones, tmp_path / "cache", limit=24)
     assert embed(tones, tmp_path / "cache")[0].clips == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "embeddings"),
+    [
+        (np.zeros((2, 32), np.uint8), np.full((2, 4), np.nan, np.float32)),
+        (np.zeros((2, 32), np.uint8), np.zeros((2, 4), np.float64)),
+        (np.zeros((2, 32), np.uint8), np.zeros((3, 4), np.float32)),
+        (np.zeros((2, 31), np.uint8), np.zeros((2, 4), np.float32)),
+        (np.zeros((), np.uint8), np.zeros(2, np.float32)),
+    ],
+)
+def test_a_strangers_piece_with_a_right_checksum(tmp_path, keys, embeddings, caplog):
+    cache = EmbeddingCache(tmp_path, "f" * 64)
+    cache.folder.mkdir()
+    content = {"keys": keys, "embeddings": embeddings}
+    save_file(content, cache.folder / "a.safetensors", cache._metadata(keys, embeddings))
+    assert not EmbeddingCache(tmp_path, "f" * 64).known
+    assert "a.safetensors is damaged" in caplog.text and not list(cache.folder.iterdir())
+
+
+def test_a_piece_that_cannot_be_read_is_not_removed(tones, tmp_path, caplog):
+    embed(tones, tmp_path / "cache", limit=3)
+    (piece,) = (tmp_path / "cache").rglob("*.safetensors")
+    piece.unlink()
+    piece.mkdir()  # as good as a disk that fails
+    assert embed(tones, tmp_path / "cache", limit=3)[0].clips == 3
+    assert piece.is_dir() and f"cache piece {piece} cannot be read" in caplog.text
+
+
+def test_without_a_home_folder_one_sentence(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(UserError, match="give --cache-dir or --no-cache"):
+        default_folder()

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import soxr
-from conftest import flac, tone, tone_rows, write_rows
+from conftest import flac, script, tone, tone_rows, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+import cells
 import data
 from common import CLASS_LABELS, UserError
 from data import Clip, ParquetFolder, RowError, decode
@@ -248,9 +249,129 @@ def test_missing_empty_and_nested_folders(tmp_path, caplog):
 @pytest.mark.parametrize("column", ["audio", "human_labels"])
 def test_missing_columns_are_named(tmp_path, column):
     write_rows(tmp_path, tone_rows(1), "a.parquet")
-    write_rows(tmp_path, [{k: v for k, v in tone_rows(1)[0].items() if k != column}], "b.parquet")
+    write_rows(tmp_path, [{k: v for k, v in tone_rows(1)[0].items() if k not in (column, "labels")}], "b.parquet")
     with pytest.raises(UserError, match=f"b.parquet has no column '{column}'; its columns are video_id, "):
         ParquetFolder(tmp_path, CLASSES)
+
+
+def test_machine_ids_alone_are_mapped_and_said(tmp_path, caplog):
+    for name, labels in (("a", ["/m/09x0r", "/m/05zppz", "/m/none"]), ("b", '["/M/09X0R", "Music"]'), ("c", None)):
+        pq.write_table(pa.table({"audio": [b"x"], "labels": pa.array([labels])}), tmp_path / f"{name}.parquet")
+    many, text, none = rows_of(tmp_path)
+    assert many.human_labels == ["Speech", "Male speech, man speaking", "/m/none"] and many.positions == [0, 1]
+    assert many.machine_labels == ["/m/09x0r", "/m/05zppz", "/m/none"]
+    assert text.human_labels == ["Speech", "Music"] and none.human_labels == []
+    assert f"3 files have no column 'human_labels' (the first is {tmp_path / 'a.parquet'})" in caplog.text
+
+
+def bad_folder(folder):
+    """Two good files, one of which a row group is damaged, and others that are bad in every way."""
+    write_rows(folder, tone_rows(3), "a.parquet")
+    (folder / "b.parquet").write_bytes(b"a,b")
+    write_rows(folder, [{"audio": b"x"}], "c.parquet")
+    write_rows(folder, [{"audio": 5, "human_labels": ["Speech"]}], "d.parquet")
+    twice = pa.Table.from_arrays([pa.array([b"x"]), pa.array(["a"]), pa.array([b"y"])], ["audio", "labels", "audio"])
+    pq.write_table(twice, folder / "e.parquet")
+    write_rows(folder, tone_rows(40), "f.parquet", row_group_size=10, compression="none", write_page_checksum=True)
+    damage_page(folder / "f.parquet")
+    write_rows(folder, tone_rows(2), "g.parquet")
+    return folder
+
+
+def damage_page(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    path.write_bytes(content)
+
+
+def test_bad_files_are_skipped_and_counted_if_asked(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    bad_folder(tmp_path)
+    with pytest.raises(UserError, match="b.parquet cannot be read as parquet"):
+        ParquetFolder(tmp_path, CLASSES)
+    folder = ParquetFolder(tmp_path, CLASSES, skip_bad=True)
+    clips = list(folder)
+    folder.tell()
+    assert folder.skipped == {
+        "unreadable": {"count": 1, "first": ["b.parquet"]},
+        "column missing": {"count": 1, "first": ["c.parquet"]},
+        "column of another type": {"count": 1, "first": ["d.parquet"]},
+        "column twice": {"count": 1, "first": ["e.parquet"]},
+        "damaged part-way": {"count": 1, "first": ["f.parquet"]},
+    }
+    assert [clip.video_id for clip in clips] == [f"tone{i}" for i in (0, 1, 2, *range(20), *range(30, 40), 0, 1)]
+    assert [clip.sample_id for clip in clips] == [*range(23), *range(33, 45)]  # a row keeps its number
+    for start in range(0, 45, 7):  # whether a row is found does not depend on where a rank's part begins
+        part = [clip.sample_id for clip in folder.rows(start, start + 7)]
+        assert part == [i for i in [*range(23), *range(33, 45)] if start <= i < start + 7]
+    assert "skipped 1 files: damaged part-way (f.parquet)" in caplog.text
+    assert f"{tmp_path / 'c.parquet'} has no column 'human_labels'" in caplog.text
+
+
+def test_many_bad_files_are_counted_and_a_few_named(tmp_path, caplog):
+    write_rows(tmp_path, tone_rows(1))
+    for i in range(30):
+        (tmp_path / f"bad{i:02}.parquet").write_bytes(b"")
+    folder = ParquetFolder(tmp_path, CLASSES, skip_bad=True)
+    assert folder.skipped == {"unreadable": {"count": 30, "first": [f"bad{i:02}.parquet" for i in range(5)]}}
+    assert caplog.text.count("the file is skipped") == 5
+
+
+def test_no_file_left_is_an_error(tmp_path):
+    (tmp_path / "bad.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no parquet file in .* can be used \(1 unreadable: bad.parquet\)"):
+        ParquetFolder(tmp_path, CLASSES, skip_bad=True)
+    write_rows(tmp_path, tone_rows(40), "bad.parquet", compression="none", write_page_checksum=True)
+    content = bytearray((tmp_path / "bad.parquet").read_bytes())
+    content[3000] ^= 1
+    (tmp_path / "bad.parquet").write_bytes(content)
+    flags = ["--parquet-dir", tmp_path, "--skip-bad-files", "--no-cache"]
+    done = script("test_clap_modelscope.py", *flags, check=False, cwd=tmp_path)
+    assert done.returncode == 2 and "can be used (1 damaged part-way: bad.parquet)" in done.stderr
+
+
+def test_a_file_that_vanishes_after_the_check(tmp_path):
+    write_rows(tmp_path, tone_rows(2), "a.parquet")
+    write_rows(tmp_path, tone_rows(3), "b.parquet")
+    plain, lenient = ParquetFolder(tmp_path, CLASSES), ParquetFolder(tmp_path, CLASSES, skip_bad=True)
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(UserError, match="a.parquet was there when the run began and is no longer$"):
+        list(plain)
+    assert [clip.sample_id for clip in lenient] == [2, 3, 4]
+    assert lenient.skipped == {"vanished": {"count": 1, "first": ["a.parquet"]}}
+
+
+def test_rows_of_hours_are_read_one_by_one(tmp_path, monkeypatch):
+    sizes, plain = [], pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda f, n, **o: sizes.append(n) or plain(f, n, **o))
+    for length in (1000, 10**7, 2 * 10**8):
+        table = pa.table({"audio": [bytes(range(200)) + bytes(length)], "human_labels": [["Speech"]]})
+        pq.write_table(table, tmp_path / "00.parquet", compression="zstd", use_dictionary=False)
+        rows_of(tmp_path)
+    assert sizes == [16, 13, 1]
+
+
+def test_a_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    table = pa.table({"audio": [bytes(10**7)] * 3, "human_labels": [["Speech"]] * 3})
+    pq.write_table(table, tmp_path / "00.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "00.parquet").stat().st_size < 10**5 and len(rows_of(tmp_path)) == 3
+    monkeypatch.setattr(data, "MAX_ROW_BYTES", 9 * 10**6)
+    with pytest.raises(UserError, match="00.parquet unpacks to 0.0 GiB for each row, more than"):
+        rows_of(tmp_path)
+
+
+def test_of_a_huge_cell_the_first_part_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "MAX_BYTES", 44 + 2 * 48_000)
+    (clip,) = read_back(tmp_path, pa.array([flac(sine(440, 3, 48_000), 48_000, format="WAV")]))
+    assert len(heard(clip)) == 48_000
+
+
+def test_paths_in_the_data_are_never_opened(tmp_path):
+    (tmp_path / "secret.wav").write_bytes(flac(tone(440), format="WAV"))
+    path = str(tmp_path / "secret.wav")
+    for audio in ({"bytes": None, "path": path}, {"bytes": path.encode(), "path": path}, {"array": None, "path": path}):
+        (clip,) = read_back(tmp_path / "data", pa.array([audio]), video_id=[path], labels=[[path]])
+        assert heard(clip) in ("no audio", "undecodable audio") and clip.video_id == path
 
 
 def test_a_column_that_occurs_twice(tmp_path):
@@ -294,12 +415,9 @@ def test_a_link_to_nowhere_is_not_passed_over(tmp_path):
 def test_a_damaged_page_with_a_checksum(tmp_path):
     write_rows(tmp_path, tone_rows(5), "00.parquet")
     write_rows(tmp_path, tone_rows(40), "01.parquet", row_group_size=10, compression="none", write_page_checksum=True)
-    path = tmp_path / "01.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) * 2 // 3] ^= 1
-    path.write_bytes(content)
+    damage_page(tmp_path / "01.parquet")
     clips = iter(ParquetFolder(tmp_path, CLASSES))
-    with pytest.raises(UserError, match="01.parquet is damaged after its row 16: ") as error:
+    with pytest.raises(UserError, match="01.parquet is damaged after its row 20: ") as error:
         list(clips)
     assert "\n" not in str(error.value)
 

@@ -166,15 +166,54 @@ def test_a_model_that_cannot_be_fetched_is_one_sentence(monkeypatch):
         (lambda f: (f / "config.json").write_text("{"), "config that is not JSON"),
         (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "'bert' model"),
         (lambda f: (f / "preprocessor_config.json").unlink(), "lacks preprocessor_config.json"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded"),
+        (lambda f: (f / "config.json").write_text("[]"), "config that is not a JSON object"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded as a CLAP model"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be loaded with its tokenizer"),
+        (lambda f: (f / "tokenizer.json").unlink(), "cannot be loaded with its tokenizer"),
+        (lambda f: change(f / "config.json", projection_dim="x"), "Validation error for field 'projection_dim'"),
+        (lambda f: change(f / "preprocessor_config.json", hop_length=0), "windows of 480000 samples in steps of 0"),
+        (lambda f: change(f / "preprocessor_config.json", max_length_s=10**6), "windows of 48000000000 samples"),
+        (lambda f: change(f / "preprocessor_config.json", fft_window_size="x"), "cannot make spectrograms from its"),
     ],
 )
 def test_a_damaged_model_is_named(tmp_path, damage, says):
     folder = tmp_path / "model"
     shutil.copytree(TINY, folder)
     damage(folder)
-    with pytest.raises(UserError, match=says):
-        assert Encoder(str(folder), CPU).model
+    with pytest.raises(UserError, match=says) as error:
+        encoder = Encoder(str(folder), CPU)
+        assert encoder.log_mel and encoder.encode_texts(["x"]) is not None
+    assert "\n" not in str(error.value)
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_in_a_model_is_refused_and_does_not_run(tmp_path, zipped):
+    class Payload:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    shutil.copytree(TINY, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    path = tmp_path / "model" / "pytorch_model.bin"
+    torch.save({"payload": Payload()}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="cannot be loaded as a CLAP model: it holds Python objects"):
+        assert Encoder(str(tmp_path / "model"), CPU).model
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_comes_with_a_model_does_not_run(tmp_path, encoder):
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    foreign = {"AutoTokenizer": ["foreign.T", None], "AutoModel": "foreign.M", "AutoConfig": "foreign.C"}
+    change(model / "config.json", auto_map=foreign)
+    change(model / "tokenizer_config.json", auto_map=foreign, tokenizer_class="T")
+    (model / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass T: pass\nC = M = T\n")
+    assert np.array_equal(Encoder(str(model), CPU).encode_texts(["x"]), encoder.encode_texts(["x"]))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_missing_weights_are_not_filled_with_random_numbers(tmp_path):

@@ -1,6 +1,7 @@
 """The three entry scripts as a user runs them: the manual's commands, files, keys and errors."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 import pytest
 import torch
 from conftest import ROOT, TINY, script, tone_rows, write_rows
+
+import common
 
 TRAIN, TEST, HYPERBOLIC = "train_hyperbolic_clap.py", "test_clap_modelscope.py", "test_hyperbolic_clap_modelscope.py"
 METRICS = (
@@ -209,6 +212,7 @@ def refuse(name, *flags, code=2):
         (["--temperature", "-1"], "argument --temperature: -1"),
         (["--train-ratio", "1"], "argument --train-ratio: 1 is not between 0 and 1"),
         (["--num-samples", "1"], "argument --num-samples: 1 is below 2"),
+        (["--seed", "99999999999999999999"], "argument --seed: 99999999999999999999 is not between"),
         (["--epochs", "two"], "argument --epochs: 'two' is not a whole number"),
         (["--device", "quantum"], "--device 'quantum' is not a device"),
         (["--checkpoint", "/no/such/model"], "--checkpoint /no/such/model is neither a local folder"),
@@ -239,6 +243,28 @@ def test_no_usable_clip_is_an_error(tmp_path):
     sentence = refuse(TRAIN, *flags, "--output-dir", tmp_path / "out")
     assert "no label matches" in sentence and "'No such label' (near: " in sentence
     assert not (tmp_path / "r.json").exists()
+
+
+def test_skipped_files_are_in_the_log_and_the_json(trained, tmp_path):
+    home, _ = trained
+    shutil.copytree(home / "data", tmp_path / "data")
+    (tmp_path / "data" / "02.parquet").write_text("no parquet")
+    flags = ("--parquet-dir", tmp_path / "data", "--cache-dir", home / "cache")
+    where = {TRAIN: ("--output-dir", tmp_path), TEST: ("--output-json", tmp_path / "r.json")}
+    for name, output in where.items():
+        assert "02.parquet cannot be read as parquet" in refuse(name, *flags, *output)
+        done = script(name, *flags, *output, "--skip-bad-files")
+        assert "skipped 1 files: unreadable (02.parquet)" in done.stdout
+    expected = {"unreadable": {"count": 1, "first": ["02.parquet"]}}
+    assert json.loads((tmp_path / "setup.json").read_text())["clips"]["skipped_files"] == expected
+    assert json.loads((tmp_path / "r.json").read_text())["test_info"]["clips"]["skipped_files"] == expected
+
+
+def test_known_labels_of_rows_without_sound_are_not_blamed(tmp_path):
+    write_rows(tmp_path / "data", [row | {"audio": {"bytes": b"no sound"}} for row in tone_rows(3)])
+    for name, *output in ((TEST, "--output-json", tmp_path / "r.json"), (TRAIN, "--output-dir", tmp_path / "out")):
+        sentence = refuse(name, "--parquet-dir", tmp_path / "data", "--no-cache", *output)
+        assert sentence == "error: no row of the parquet files can be used (3 undecodable audio)"
 
 
 def test_contradicting_flags(trained, tmp_path):
@@ -313,3 +339,104 @@ def test_resume_without_an_earlier_epoch_starts_anew(trained, tmp_path):
     flags = ["--parquet-dir", home / "data", "--cache-dir", home / "cache"]
     script(TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "1", "--resume")
     assert (tmp_path / "out" / "best_projection_epoch_1.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["scale_state_dict"].update(bias=torch.zeros(2)), "has a scale_state_dict that does not fit"),
+        (lambda c: c["scale_state_dict"].clear(), "has a scale_state_dict that does not fit"),
+        (lambda c: c["scale_state_dict"].update(bias=torch.tensor(float("nan"))), "has values in scale_state_"),
+        (lambda c: c["optimizer_state_dict"].clear(), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"].update({9: {}}), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"][0].pop("step"), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"][0].update(exp_avg=torch.zeros(3)), "has an optimizer_state_dict"),
+        (lambda c: c["optimizer_state_dict"]["param_groups"][0].update(lr=9.0), "has an optimizer_state_dict"),
+        (lambda c: c["optimizer_state_dict"]["param_groups"].pop(), "has an optimizer_state_dict that does not fit"),
+        (lambda c: c["optimizer_state_dict"]["state"][0]["exp_avg"].fill_(float("inf")), "has values in optimizer_"),
+        (lambda c: c["identity"].update(c=torch.ones(3)), "was trained with c = tensor"),
+        (lambda c: c.pop("logit_scale"), "does not hold the figures of epoch 1"),
+        (lambda c: c.update(epoch=7), "does not hold the figures of epoch 1"),
+        (lambda c: c.update(val_loss=float("nan")), "has values in val_loss that are not finite"),
+    ],
+)
+def test_a_tampered_checkpoint_is_not_resumed(trained, tmp_path, change, says):
+    home, _ = trained
+    for name in ("projection_epoch_1.pth", "setup.json"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        shutil.copy(home / "out" / name, tmp_path / "out")
+    path = tmp_path / "out" / "projection_epoch_1.pth"
+    content = torch.load(path)
+    change(content)
+    torch.save(content, path)
+    setup = (tmp_path / "out" / "setup.json").read_bytes()
+    flags = ["--parquet-dir", home / "data", "--cache-dir", home / "cache", "--resume"]
+    sentence = refuse(TRAIN, *flags, "--output-dir", tmp_path / "out")
+    assert f"--resume: {path} {says}" in sentence
+    assert (tmp_path / "out" / "setup.json").read_bytes() == setup and len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--no-cache", "--workers", "1", "--encode-batch-size", "1"),
+        ("--no-cache", "--workers", "5", "--encode-batch-size", "7"),
+        ("--cache-dir", "cold", "--workers", "2"),
+        ("--cache-dir", "warm"),
+    ],
+)
+def test_workers_batches_and_cache_do_not_change_results(trained, tmp_path, flags):
+    """Training and testing to the last bit, times and arguments aside."""
+    home, _ = trained
+    where = {"cold": tmp_path / "cache", "warm": home / "cache"}
+    flags = ("--parquet-dir", home / "data", *(where.get(flag, flag) for flag in flags))
+    script(TRAIN, *flags, "--output-dir", tmp_path / "out", "--epochs", "3")
+    for epoch in (1, 2, 3):
+        one, other = (torch.load(f / f"projection_epoch_{epoch}.pth") for f in (home / "out", tmp_path / "out"))
+        assert str(one) == str(other)  # figures, settings and the beginnings of the tensors
+        for key in ("projection_state_dict", "scale_state_dict"):
+            assert all(torch.equal(one[key][name], other[key][name]) for name in one[key])
+        assert one["identity"]["data"] == other["identity"]["data"]  # the SHA-256 of all embeddings
+    script(HYPERBOLIC, *flags, "--projection-checkpoint", best(home), "--output-json", tmp_path / "r.json")
+    _, expected = evaluate(home, HYPERBOLIC, "--projection-checkpoint", best(home))
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert all(result[key] == expected[key] for key in expected if key != "test_info")
+
+
+def test_cuda_runs_ask_for_deterministic_algorithms(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        assert common.choose_device("cuda:0") == torch.device("cuda:0")
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_nothing_from_the_data_steers_the_terminal(tmp_path):
+    rows = tone_rows(4)
+    rows[1] |= {"video_id": "\x1b[2J\nerror: forged", "human_labels": []}
+    rows[2] |= {"video_id": "../../\u202e", "audio": {"bytes": b"no sound"}}
+    write_rows(tmp_path / "data", rows)
+    done = script(TEST, "--parquet-dir", tmp_path / "data", "--no-cache", "--output-json", tmp_path / "r.json")
+    assert "skipped 1 rows: no label (\\x1b[2J\\nerror: forged)" in done.stdout
+    assert "\x1b" not in done.stdout and "\u202e" not in done.stdout
+    assert not list(tmp_path.glob("*forged*")) and {p.name for p in tmp_path.iterdir()} == {"data", "r.json"}
+
+
+def test_file_names_that_are_not_utf8(trained, tmp_path):
+    home, _ = trained
+    folder = tmp_path / os.fsdecode(b"\xff\x1b")
+    try:
+        shutil.copytree(home / "data", folder)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    (folder / "00.parquet").rename(folder / os.fsdecode(b"\xfe.parquet"))
+    flags = ("--parquet-dir", folder, "--cache-dir", home / "cache")
+    script(TRAIN, *flags, "--output-dir", folder / "out", "--epochs", "1")
+    _, result = evaluate(home, TEST, "--projection-checkpoint", folder / "out" / "best_projection_epoch_1.pth",
+                         "--use-hyperbolic", output=folder / "r.json")  # fmt: skip
+    assert "\udcff" in result["model_info"]["projection_checkpoint"]

@@ -1,6 +1,7 @@
 """The projector, the losses and the training loop on embeddings."""
 
 import math
+import zipfile
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from hyperbolic import (
     sigmoid_loss,
     softmax_loss,
 )
+from runfolder import RunFolder
+from train_hyperbolic_clap import describe
 from training import Settings, Trainer, split_by_video, target_matrix
 
 
@@ -125,12 +128,56 @@ def test_the_bias_starts_at_the_rate_of_positives():
     assert scale(similarity).mean().sigmoid().item() == pytest.approx(TARGETS.double().mean().item(), rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
+def test_a_loss_that_is_not_finite_from_the_start():
     bad = trainer()
     with torch.no_grad():
         bad.projector.linear.weight[0, 0] = math.nan
-    with pytest.raises(UserError, match="not finite at epoch 1, step 5; --learning-rate"):
+    with pytest.raises(UserError, match="not finite at epoch 1, step 1; an extreme --c, --temperature or --audio-rad"):
         list(bad.epochs())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("call", "where"),
+    [(2, "1, step 2"), (64, "1, step 64"), (65, "1, step 65"), (72, "1, step 72"), (73, "1, in"), (74, "2, step 1")],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_at_any_step(value, call, where):
+    """72 steps of one clip and one of validation; the loss lies once, whatever the weights are."""
+    bad, calls, plain = trainer(batch_size=1), [], trainer().loss
+
+    def loss(logits, targets):
+        calls.append(1)
+        return plain(logits, targets) * (value if len(calls) == call else 1)
+
+    bad.loss, finished = loss, []
+    with pytest.raises(UserError, match=f"not finite at epoch {where}.*; --learning-rate 0.001 is the likely cause"):
+        finished.extend(bad.epochs())
+    assert len(finished) == call // 74
+
+
+def test_weights_that_are_not_finite_are_never_kept(tmp_path):
+    run, first = RunFolder(tmp_path, {"epochs": []}, resume=False), trainer()
+    figures = next(first.epochs())
+    run.keep(figures | first.state())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with torch.no_grad():
+        first.scale.bias.fill_(math.nan)
+    with pytest.raises(UserError, match="after epoch 2 the values in scale_state_dict.bias are not finite"):
+        run.keep(figures | {"epoch": 2} | first.state())
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_learned_c_that_collapses_stops_the_run():
+    with pytest.raises(UserError, match="at epoch 1: c, the squared radius .* got .*; --learning-rate 1e.06 is"):
+        list(trainer(learn_c=True, learning_rate=1e6).epochs())
+
+
+def test_without_any_negative_their_similarity_is_none():
+    settings, rows = Settings(epochs=1, output_dim=32), torch.arange(90)
+    every = Trainer(settings, AUDIO, torch.ones_like(TARGETS), TEXT, rows[:72], rows[72:])
+    (record,) = every.epochs()
+    assert record["similarity_negatives"] is None and record["similarity_positives"] < 0
+    assert "negatives nan" in describe(record)
 
 
 def test_split_keeps_videos_together_and_follows_the_seed():
@@ -179,12 +226,21 @@ def test_checkpoints_are_checked(tmp_path):
         (good | {"embed_dim": 9}, r"shape \(4, 8\), expected \(4, 9\)"),
         (good | {"projection_state_dict": {"w": 1}}, "projection weights"),
         (good | {"projection_state_dict": state | {"linear.bias": torch.full((4,), math.nan)}}, "not finite"),
+        (good | {"projection_state_dict": state | {"linear.bias": torch.zeros(4, dtype=torch.int32)}}, "plain floats"),
+        (good | {"projection_state_dict": state | {"linear.bias": torch.zeros(4).to_sparse()}}, "plain floats"),
+        (good | {"projection_state_dict": state | {"linear.bias": torch.zeros(1).expand(4)}}, "plain floats"),
+        (good | {"c": 2.0}, "c = 2, but its weights make it 1"),
+        (good | {"projection_state_dict": state | {"log_c_change": torch.tensor(5000.0)}}, "weights make it inf"),
         ([1, 2], "holds a list"),
     ]
     for content, says in broken:
         checkpoints.save(path, content)
         with pytest.raises(UserError, match=says):
             checkpoints.load(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**7))  # a decompression bomb
+    with pytest.raises(UserError, match="damaged"):
+        checkpoints.load(path)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="damaged"):
         checkpoints.load(path)

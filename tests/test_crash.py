@@ -1,0 +1,361 @@
+"""Killed at any moment, a run leaves every file absent or whole, and what follows ends where it would have ended."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tqdm
+from conftest import ROOT, TINY, script, tone_rows, write_rows
+
+import checkpoints
+import common
+from CLAP.cache import EmbeddingCache
+from data import ParquetFolder
+
+PIECE_ROWS = 3  # many small cache pieces instead of one, so that kills meet their writing
+PRELOADED = ["torch", "transformers.models.clap.modeling_clap", "soxr", "training", "CLAP.embeddings", "test_crash"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A process that has imported everything once and forks the runs: a real start takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        first = context.Process(target=len, args=("",))
+        first.start()
+        first.join()
+    return context
+
+
+def train(argv: list[str], said: Path) -> None:
+    """In a process of its own: the training script, its output in a file."""
+    import CLAP.cache
+    import train_hyperbolic_clap
+
+    CLAP.cache.PIECE_ROWS = PIECE_ROWS
+    tqdm.tqdm.set_lock(threading.RLock())  # its own is shared between processes and outlives a kill
+    with said.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["train_hyperbolic_clap.py", *argv]
+    sys.exit(common.run(train_hyperbolic_clap.main, train_hyperbolic_clap.parser().parse_args(argv)))
+
+
+class Runs:
+    """Training runs on one small data set. `start` forks one; `finish` waits for it to end well."""
+
+    def __init__(self, server, home: Path):
+        self.server, self.home, self.said = server, home, home / "said"
+        write_rows(home / "data", tone_rows(30)[:15], "00.parquet")
+        write_rows(home / "data", tone_rows(30)[15:], "01.parquet")
+        (home / "classes.json").write_text(json.dumps({"Sine wave": 0, "Chirp tone": 1, "Music": 2}))
+
+    def start(self, output: str, *flags):
+        argv = ["--parquet-dir", self.home / "data", "--class-labels", self.home / "classes.json"]
+        argv += ["--checkpoint", TINY, "--device", "cpu", "--workers", "2", "--output-dir", self.home / output, *flags]
+        process = self.server.Process(target=train, args=([str(part) for part in argv], self.said))
+        process.start()
+        return process
+
+    def finish(self, output: str, *flags) -> float:
+        """Seconds that the run took."""
+        started = time.monotonic()
+        process = self.start(output, *flags)
+        process.join(100)
+        assert process.exitcode == 0, self.said.read_text()
+        return time.monotonic() - started
+
+
+@pytest.fixture
+def runs(server, tmp_path):
+    return Runs(server, tmp_path)
+
+
+def inspect(folder: Path) -> list[Path]:
+    """The temporary files in a run's folder; fails if any other file is damaged."""
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    temporary = [path for path in files if path.name.endswith(common.TEMPORARY)]
+    for path in set(files) - set(temporary):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        else:
+            checkpoints.load(path)
+    return temporary
+
+
+def same_content(first, second) -> bool:
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_content(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same_content, first, second))
+    return first.tolist() == second.tolist() if hasattr(first, "tolist") else first == second
+
+
+def require_same_run(first: Path, second: Path) -> None:
+    """The checkpoints of two runs are equal to the last bit, optimizer and figures included."""
+    names = sorted(path.name for path in first.glob("*.pth"))
+    assert names == sorted(path.name for path in second.glob("*.pth")) and names
+    for name in names:
+        assert same_content(checkpoints.load(first / name), checkpoints.load(second / name)), name
+    one, other = (json.loads((folder / "setup.json").read_text()) for folder in (first, second))
+    assert one["epochs"] == other["epochs"] and one["best_epoch"] == other["best_epoch"]
+
+
+def kill(process, seconds: float | None) -> bool:
+    """Kill a run after so many seconds; False if it had ended well before. None lets it end."""
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def test_kills_while_training(runs):
+    rng = np.random.default_rng(0)
+    flags = ("--cache-dir", runs.home / "cache", "--epochs", "30")
+    runs.finish("whole", *flags)
+    start = runs.finish("short", *flags, "--epochs", "1")  # with a warm cache, as the killed runs
+    kills = resumes = completed = left_behind = 0
+    while kills < 25 or not completed:
+        folder = runs.home / f"killed{completed}"
+        before = set(folder.glob("projection_epoch_*.pth"))
+        process = runs.start(folder.name, *flags, "--resume")
+        killed = kill(process, rng.uniform(0, 4 * start) if kills < 25 else None)
+        temporary = inspect(folder)
+        assert len(temporary) <= 1, "temporary files pile up"
+        assert before <= set(folder.glob("projection_epoch_*.pth"))
+        kills, resumes, left_behind = kills + killed, resumes + bool(before), left_behind + len(temporary)
+        if not killed:
+            require_same_run(runs.home / "whole", folder)
+            assert not temporary
+            completed += 1
+    print(f"{kills} kills, {resumes} resumes after finished epochs, {completed} runs completed with equal weights,")
+    print(f"0 files damaged, {left_behind} temporary files left and removed by the next start")
+    assert resumes >= 10 and "Traceback" not in runs.said.read_text()
+
+
+def test_kills_while_encoding(runs, encoder):
+    rng = np.random.default_rng(1)
+    runs.finish("whole", "--no-cache", "--epochs", "2")
+    cold, start = (runs.finish("other", "--cache-dir", runs.home / "other", "--epochs", "2") for _ in range(2))
+    kills = completed = left_behind = grown = 0
+    while kills < 10 or not completed:
+        cache, folder = runs.home / f"cache{completed}", runs.home / f"killed{completed}"
+        before = set(cache.rglob("*.safetensors"))
+        process = runs.start(folder.name, "--cache-dir", cache, "--epochs", "2", "--resume")
+        killed = kill(process, rng.uniform(start / 2, cold) if kills < 10 else None)
+        pieces = set(cache.rglob("*.safetensors"))
+        known = EmbeddingCache(cache, encoder.fingerprint).known  # which removes a piece that is damaged
+        assert pieces == set(cache.rglob("*.safetensors")) and before <= pieces and len(known) >= len(pieces)
+        temporary = list(cache.rglob(f"*{common.TEMPORARY}"))
+        assert len(temporary) <= 1, "temporary files pile up"
+        for path in temporary:  # younger ones could be another run's
+            os.utime(path, (0, 0))
+        kills, grown, left_behind = kills + killed, grown + (before < pieces), left_behind + len(temporary)
+        if not killed:
+            require_same_run(runs.home / "whole", folder)
+            completed += 1
+    print(f"{kills} kills while encoding, {grown} runs that added pieces, {completed} completed with equal weights,")
+    print(f"0 pieces damaged, {left_behind} temporary files left and removed by a later start")
+    assert grown >= 5 and "Traceback" not in runs.said.read_text()
+
+
+@pytest.mark.parametrize(("training", "waits_for"), [(False, "embedding:"), (True, "epoch 3: train loss")])
+def test_ctrl_c(runs, encoder, training, waits_for):
+    """While encoding and while training: one line, exit code 130, and finished work is kept."""
+    flags = ("--cache-dir", runs.home / "cache", "--epochs", "100000" if training else "1")
+    process = runs.start("out", *flags, "--workers", "1")
+    while process.is_alive() and waits_for not in (runs.said.read_text() if runs.said.exists() else ""):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    said = runs.said.read_text()
+    assert process.exitcode == 130, said
+    assert "Traceback" not in said and said.splitlines()[-1] == "interrupted; finished work is kept"
+    assert inspect(runs.home / "out") == []
+    known = EmbeddingCache(runs.home / "cache", encoder.fingerprint).known
+    epochs = {path.name for path in (runs.home / "out").glob("projection_epoch_*.pth")}
+    if training:
+        assert len(known) == 33 and {f"projection_epoch_{e}.pth" for e in (1, 2, 3)} <= epochs
+    else:
+        assert len(known) < 33 and not epochs
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """Data, a cache that knows it, and the results of a run with room."""
+    home = tmp_path_factory.mktemp("material")
+    write_rows(home / "data", tone_rows(12))
+    (home / "classes.json").write_text(json.dumps({"Sine wave": 0, "Chirp tone": 1, "Music": 2}))
+    script(TRAIN, *data_flags(home), "--output-dir", home / "whole", "--epochs", "4")
+    return home
+
+
+TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"
+
+
+def data_flags(home: Path, cache: Path | None = None) -> tuple:
+    data = ("--parquet-dir", home / "data", "--class-labels", home / "classes.json")
+    return *data, "--cache-dir", cache or home / "cache"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 8 MB, and a function that changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs Linux and its rights")
+    yield folder, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fill(folder: Path) -> Path:
+    """Leave no byte of the disk."""
+    with (folder / "filler").open("wb") as file:
+        while True:
+            try:
+                os.write(file.fileno(), bytes(4096))
+            except OSError:
+                return folder / "filler"
+
+
+def fail(name: str, *flags) -> str:
+    """The one sentence with which a script ends."""
+    done = script(name, *flags, check=False)
+    lines = [line for line in done.stderr.splitlines() if line and "it/s" not in line and "clip/s" not in line]
+    assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert lines[-1].startswith("error: ") and sum("error" in line for line in lines) == 1
+    print(lines[-1])
+    return lines[-1]
+
+
+def test_a_full_disk_ends_training_and_resume_goes_on_with_room(material, disk):
+    folder, remount = disk
+    flags = (*data_flags(material), "--output-dir", folder / "out", "--epochs", "4")
+    sentence = fail(TRAIN, *flags)
+    assert sentence == f"error: No space left on device: {folder / 'out' / 'projection_epoch_2.pth'}"
+    assert inspect(folder) == []
+    assert {path.name for path in folder.rglob("*.pth")} == {"projection_epoch_1.pth", "best_projection_epoch_1.pth"}
+    remount("size=100m")
+    script(TRAIN, *flags, "--resume")
+    require_same_run(material / "whole", folder / "out")
+
+
+def test_a_full_disk_leaves_earlier_results_as_they_are(material, disk):
+    folder, _ = disk
+    flags = (*data_flags(material), "--output-json", folder / "r.json")
+    scores = ("--save-scores", folder / "r.safetensors")
+    script(TEST, *flags, *scores)
+    filler = fill(folder)
+    before = contents(folder)
+    assert fail(TEST, *flags) == f"error: No space left on device: {folder / 'r.json'}"
+    assert fail(TEST, *flags, *scores) == f"error: No space left on device: {folder / 'r.safetensors'}"
+    assert before == contents(folder)
+    filler.unlink()
+    script(TEST, *flags, *scores)
+
+
+@pytest.mark.parametrize("way", ["full", "read-only"])
+def test_a_cache_without_room_is_a_warning(material, disk, way):
+    folder, remount = disk
+    script(TEST, *data_flags(material), "--output-json", material / "with.json")
+    if way == "full":
+        fill(folder)
+    else:
+        remount("ro")
+    done = script(TEST, *data_flags(material, folder / "cache"), "--output-json", material / "without.json")
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: the embedding cache")]
+    print(warning)
+    assert warning.endswith("; the run goes on without it") and str(folder / "cache") in warning
+    one, other = (json.loads((material / name).read_text()) for name in ("with.json", "without.json"))
+    assert all(one[key] == other[key] for key in ("metrics", "predictions", "similarity_stats"))
+    assert not list(folder.rglob("*.safetensors"))
+
+
+def test_a_read_only_output_is_said_before_the_work(material, disk, monkeypatch):
+    folder, remount = disk
+    script(TRAIN, *data_flags(material), "--output-dir", folder / "out", "--epochs", "1")
+    script(TEST, *data_flags(material), "--output-json", folder / "r.json")
+    before = contents(folder)
+    remount("ro")
+    monkeypatch.setattr("CLAP.embeddings.embed_clips", None)  # it would fail
+    train, test = (TRAIN, *data_flags(material)), (TEST, *data_flags(material))
+    for wrong, named in (
+        ((*train, "--output-dir", folder / "new"), "new/setup.json"),
+        ((*train, "--output-dir", folder / "out"), "out/earlier_"),
+        ((*train, "--output-dir", folder / "out", "--resume"), "out/setup.json"),
+        ((*test, "--output-json", folder / "r.json"), "r.json"),
+        ((*test, "--output-json", folder / "new" / "r.json"), "new/r.json"),
+        ((*test, "--output-json", material / "r.json", "--save-scores", folder / "r.safetensors"), "r.safetensors"),
+    ):
+        assert fail(*wrong).startswith(f"error: Read-only file system: {folder / named}")
+    assert before == contents(folder)
+
+
+def test_an_input_that_vanishes_is_one_sentence(tmp_path, monkeypatch):
+    write_rows(tmp_path / "data", tone_rows(4), "00.parquet")
+    check = ParquetFolder._check
+
+    def vanish(file):
+        found = check(file)
+        file.unlink()
+        return found
+
+    monkeypatch.setattr(ParquetFolder, "_check", staticmethod(vanish))
+    flags = ("--parquet-dir", tmp_path / "data", "--output-json", tmp_path / "r.json", "--no-cache")
+    done = script(TEST, *flags, check=False)
+    print(done.stderr.splitlines()[-1])
+    wanted = f"error: {tmp_path / 'data' / '00.parquet'} was there when the run began and is no longer"
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == wanted and not (tmp_path / "r.json").exists()
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "[a]*.json"
+    common.write_json(path, {"a": "\udcff"})
+    assert json.loads(path.read_text()) == {"a": "\udcff"}
+    for error in (OSError(5, "broken"), KeyboardInterrupt(), ValueError()):
+
+        def write(temporary, error=error):
+            temporary.write_text("half")
+            raise error
+
+        with pytest.raises(type(error)):
+            common.write_atomic(path, write)
+    assert contents(tmp_path) == {path: path.read_bytes()} and json.loads(path.read_text())
+
+
+def test_stale_temporary_files_are_removed_and_others_left(tmp_path):
+    target = tmp_path / "[a]*.json"
+    stale, young, other = (tmp_path / f".{name}.x.tmp" for name in (target.name, "[a]*.json.y", "b.json"))
+    for path in (stale, young, other):
+        path.write_text("half")
+    os.utime(stale, (0, 0))
+    os.utime(other, (0, 0))
+    common.write_json(target, {})
+    assert {path for path in tmp_path.iterdir()} == {target, young, other}
+    common.remove_stale(tmp_path)
+    assert {path for path in tmp_path.iterdir()} == {target, young}
+
+
+def test_a_folder_or_a_device_is_not_replaced(tmp_path):
+    for path in (tmp_path, Path(os.devnull)):
+        with pytest.raises(common.UserError, match="is a folder or a device; give the name of a file"):
+            common.write_json(path, {})
+    assert not Path(os.devnull).is_file()
