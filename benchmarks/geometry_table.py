@@ -1,7 +1,7 @@
 """Does curvature help? Untrained and trained cosine, the flat limit and hyperbolic, side by side on real sounds.
 
     python benchmarks/geometry_table.py --train-dir realsounds/train_balanced --eval-dir realsounds/eval
-    python benchmarks/geometry_table.py --train-dir ... --eval-dir ... --losses --radii --unseen
+    python benchmarks/geometry_table.py --train-dir ... --eval-dir ... --losses --radii --learn-c --ontology --unseen
 
 Every trained row is the same projector, data, split, seeds and budget; only the similarity differs. The epoch is
 the one with the lowest validation loss, as the training script keeps it. Learning rate and c are chosen on the
@@ -16,10 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from material import ROOT, parse, print_table, quiet
+from material import ROOT, class_names, parse, print_table, quiet
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
-RATES = (1e-4, 1e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 CURVATURES = (0.12, 0.25, 0.5, 1.0)
 FLAT = 1e6
 PRIOR_WEIGHTS = (0.01, 0.02, 0.05, 0.1)
@@ -95,8 +95,11 @@ def initialise(data):
     DATA = data
 
 
-def fit(settings):
-    """One training run -> (its validation metrics, its scores of the evaluation clips)."""
+def fit(settings, pull=0.0):
+    """One training run -> (its validation metrics, its scores of the evaluation clips, its class texts).
+
+    pull: weight of a term that draws the radius of each class text to its depth in AudioSet's tree.
+    """
     import torch
 
     from training import Trainer, split_by_video
@@ -104,6 +107,8 @@ def fit(settings):
     data = DATA
     train, validation = split_by_video(data.videos, 0.8, settings.seed)
     trainer = Trainer(settings, data.audio, data.targets, data.text, train, validation)
+    if pull:
+        add_depth_term(trainer, pull)
     best, kept = None, None
     with quiet():
         for record in trainer.epochs():
@@ -112,7 +117,33 @@ def fit(settings):
     with torch.no_grad():
         chosen = kept(data.audio[validation], data.text).numpy()
         scores = kept(data.eval_audio, data.text).numpy()
-    return four(chosen, data.targets[validation].numpy()), scores
+        texts = kept.text(data.text).numpy()
+    return four(chosen, data.targets[validation].numpy()), scores, texts
+
+
+def add_depth_term(trainer, pull):
+    """Let a class text of the least depth lie at half the audio's radius, of the greatest at one and a half."""
+    import torch
+
+    depth = torch.tensor(depths(), dtype=torch.float32)
+    wanted = trainer.settings.audio_radius * (0.5 + depth / depth.max())
+    plain = trainer.loss
+
+    def loss(logits, targets):
+        if not torch.is_grad_enabled():  # the validation chooses by the same loss as without the term
+            return plain(logits, targets)
+        radius = trainer.projector.text(trainer.text).norm(dim=1)
+        return plain(logits, targets) + pull * (radius - wanted).square().mean()
+
+    trainer.loss = loss
+
+
+def depths():
+    """The depth of each AudioSet class in the tree."""
+    from ontology import Ontology
+
+    tree = Ontology()
+    return tree.depth[tree.find(class_names())[0]]
 
 
 class Runs:
@@ -307,6 +338,20 @@ def variants(runs, base, targets, name, values):
     print_table([name, "similarity", *METRICS], rows)
 
 
+def ontology_term(runs, base, targets):
+    """Does it help to tell the radius what the tree knows? A term that ties the text radius to the depth."""
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    rows = []
+    for pull in (0.0, 1.0, 10.0):
+        results = [runs.pool.submit(fit, replace(base, seed=seed), pull) for seed in range(runs.seeds)]
+        results = [future.result() for future in results]
+        rho = [spearmanr(np.linalg.norm(texts, axis=1), depths()).statistic for _, _, texts in results]
+        rows.append([f"{pull:g}", *cells([scores for _, scores, _ in results], targets), f"{np.mean(rho):+.2f}"])
+    print_table(["weight of the depth term", *METRICS, "Spearman of radius and depth"], rows)
+
+
 def unseen(data, base, targets, seeds):
     """Class-wise map of 40 classes held out of the training labels and texts, and of the others."""
     import numpy as np
@@ -358,9 +403,13 @@ def main(args) -> None:
         variants(runs, base, targets, "loss", ["sigmoid", "softmax", "contrastive"])
     if args.radii:
         variants(runs, base, targets, "audio_radius", [1.0, 1.5, 2.0, 3.0, 4.0])
+    if args.learn_c:
+        variants(runs, base, targets, "learn_c", [False, True])
+    if args.ontology:
+        ontology_term(runs, base, targets)
     if args.unseen:
         unseen(data, base, targets, args.seeds)
-    if not (args.losses or args.radii or args.unseen):
+    if not (args.losses or args.radii or args.learn_c or args.ontology or args.unseen):
         main_table(data, runs, base, args.dims, targets)
 
 
@@ -377,6 +426,8 @@ if __name__ == "__main__":
             ("--audio-radius", {"type": float, "default": 2.0}),
             ("--losses", {"action": "store_true", "help": "compare the losses instead"}),
             ("--radii", {"action": "store_true", "help": "compare common audio radii instead"}),
+            ("--learn-c", {"action": "store_true", "help": "compare a learned c with a given one instead"}),
+            ("--ontology", {"action": "store_true", "help": "tie the text radius to the depth instead"}),
             ("--unseen", {"action": "store_true", "help": "hold 40 classes out of the training instead"}),
         )
     )
