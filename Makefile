@@ -25,11 +25,12 @@ demo: demo/data
 	rm -rf $(DEMO)
 	$(BIN)/python train_hyperbolic_clap.py --parquet-dir demo/data/train_balanced --checkpoint CLAP/tiny --device cpu \
 		--output-dir $(DEMO)/checkpoints
-	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --output-json $(DEMO)/results_original.json
+	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --output-json $(DEMO)/results_original.json \
+		--save-scores $(DEMO)/results_original.safetensors
 	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --use-hyperbolic --projection-checkpoint $(BEST) \
 		--output-json $(DEMO)/results_use_hyperbolic.json
 	$(BIN)/python test_hyperbolic_clap_modelscope.py $(TEST_FLAGS) --projection-checkpoint $(BEST) \
-		--output-json $(DEMO)/results_hyperbolic.json
+		--output-json $(DEMO)/results_hyperbolic.json --save-scores $(DEMO)/results_hyperbolic.safetensors
 	$(BIN)/python compare_results.py $(DEMO)/results_original.json $(DEMO)/results_hyperbolic.json
 
 test: $(VENV)/installed-dev
