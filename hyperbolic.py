@@ -248,7 +248,7 @@ class HyperbolicProjector(torch.nn.Module):
         c: float = 1.0,
         temperature: float = 1.0,
         similarity: str = "hyperbolic",
-        audio_radius: float = 2.0,
+        audio_radius: float = 0.5,
         learn_c: bool = False,
     ):
         super().__init__()

@@ -65,7 +65,7 @@ def parser() -> Parser:
         help="cosine trains the fair control: the same projector, data, loss and budget (default: hyperbolic)",
     )
     add("--output-dim", type=at_least(2), default=512, help="dimensions after the projector (default: 512)")
-    add("--audio-radius", type=positive, default=2.0, help="common tangent norm of audio (default: 2.0)")
+    add("--audio-radius", type=positive, default=0.5, help="common tangent norm of audio (default: 0.5)")
     add("--resume", action="store_true", help="go on after the last finished epoch in --output-dir")
     add("--log-to", choices=("tensorboard", "swanlab"), default=None, help="also log every epoch to a local tracker")
     add("--learn-c", action="store_true", help="let the training change c, starting from --c")

@@ -29,7 +29,7 @@ class Settings:
     loss: str = "sigmoid"
     similarity: str = "hyperbolic"
     output_dim: int = 512
-    audio_radius: float = 2.0
+    audio_radius: float = 0.5
     learn_c: bool = False
     seed: int = 42
 

@@ -20,7 +20,7 @@ from material import ROOT, class_names, parse, print_table, quiet
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-CURVATURES = (0.12, 0.25, 0.5, 1.0)
+CURVATURES = (0.1, 0.3, 1.0, 3.0)
 FLAT = 1e6
 PRIOR_WEIGHTS = (0.01, 0.02, 0.05, 0.1)
 RESAMPLES = 4000
@@ -329,9 +329,9 @@ def main_table(data, runs, base, dims, targets):
     print_table(["paired difference", "dim", "learning rate", *METRICS], differences)
 
 
-def variants(runs, base, targets, name, values):
-    """One setting varied, everything else at the defaults, for hyperbolic and cosine."""
-    sides = [replace(base, similarity=s, **{name: v}) for v in values for s in ("hyperbolic", "cosine")]
+def variants(runs, base, targets, name, values, similarities=("hyperbolic", "cosine")):
+    """One setting varied, everything else at the defaults, with the validation metrics' mean."""
+    sides = [replace(base, similarity=s, **{name: v}) for v in values for s in similarities]
     for settings in sides:
         runs.start(settings)
     rows = [[str(getattr(s, name)), s.similarity, *cells(runs(s)[1], targets)] for s in sides]
@@ -402,9 +402,10 @@ def main(args) -> None:
     if args.losses:
         variants(runs, base, targets, "loss", ["sigmoid", "softmax", "contrastive"])
     if args.radii:
-        variants(runs, base, targets, "audio_radius", [1.0, 1.5, 2.0, 3.0, 4.0])
+        for c in (base.c, FLAT):
+            variants(runs, replace(base, c=c), targets, "audio_radius", [0.25, 0.5, 1.0, 2.0, 4.0], ["hyperbolic"])
     if args.learn_c:
-        variants(runs, base, targets, "learn_c", [False, True])
+        variants(runs, base, targets, "learn_c", [False, True], ["hyperbolic"])
     if args.ontology:
         ontology_term(runs, base, targets)
     if args.unseen:
@@ -423,7 +424,7 @@ if __name__ == "__main__":
             ("--seeds", {"type": int, "default": 5}),
             ("--dims", {"type": int, "nargs": "+", "default": [512, 64, 16, 8]}),
             ("--loss", {"default": "sigmoid"}),
-            ("--audio-radius", {"type": float, "default": 2.0}),
+            ("--audio-radius", {"type": float, "default": 0.5}),
             ("--losses", {"action": "store_true", "help": "compare the losses instead"}),
             ("--radii", {"action": "store_true", "help": "compare common audio radii instead"}),
             ("--learn-c", {"action": "store_true", "help": "compare a learned c with a given one instead"}),
