@@ -24,6 +24,7 @@ CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.j
 DEFAULT_CHECKPOINT = "laion/larger_clap_general"
 TEMPORARY = ".tmp"
 STALE_SECONDS = 3600.0  # far more than any file here takes to write
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA, PyTorch on Windows, on Linux
 OUT_OF_MEMORY = "out of memory: lower --batch-size or --num-samples, or run with --device cpu"
 
 log = logging.getLogger("hyperbolic_clap")
@@ -135,7 +136,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in NO_MEMORY):
             return _fail(OUT_OF_MEMORY, 1)
         raise
     return 0
@@ -165,6 +166,11 @@ def warn(sentence: str) -> None:
     log.warning("warning: %s", sentence)
 
 
+def cores() -> int:
+    """The cores that this process may use: of a job's allocation, not of its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_device(name: str):
     """The torch.device of `--device`; without CUDA a visible warning and the CPU.
 
@@ -190,18 +196,21 @@ def choose_device(name: str):
         # Where CUDA has a deterministic algorithm it is used; where it has none, torch says so and goes on.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.allow_tf32 = False  # --no-autocast means float32, in the patch convolution too
     return device
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], None], tidy: bool = True) -> None:
     """Let `write` fill a temporary file, then rename it to `path`: the file is absent or whole, never half.
 
-    Holds for a kill and for a crash of the machine. An OSError names `path`.
+    Holds for a kill and for a crash of the machine. An OSError names `path`. tidy: remove what a killed process left of
+    this very file; in vain where the name is always new.
     """
     _require_regular(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent, path.name)
+        if tidy:
+            remove_stale(path.parent, path.name)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         os.close(handle)
         temporary = Path(name)

@@ -32,6 +32,7 @@ BLOCK_SAMPLES = 1 << 20  # samples decoded at a time, all channels together
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # 44 is most likely meant as kHz
 ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
 MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads
+READ_AHEAD = 1 << 20  # bytes of each column
 PART_WAY = "damaged part-way"
 FILES_NAMED = 5  # skipped files that the log and the JSON name, for each reason
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)  # the last from damaged column names
@@ -179,7 +180,7 @@ class ParquetFolder:
         return rows, labels == "human_labels"
 
     def __iter__(self) -> Iterator[Clip]:
-        """Every row in order as a Clip; a few rows are in memory at a time."""
+        """Every row in order as a Clip; read as it goes, a few rows at a time."""
         return self.rows(0, self.num_rows)
 
     def rows(self, start: int, stop: int) -> Iterator[Clip]:
@@ -254,7 +255,9 @@ class ParquetFolder:
 @contextlib.contextmanager
 def _open(file: Path) -> Iterator[pq.ParquetFile]:
     # By its bytes: pyarrow takes a name that is not UTF-8 for an error, and one with a colon for a URI.
-    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+    # With a buffer it is read as it goes; without one, whole columns of a row group at once.
+    options = {"page_checksum_verification": True, "buffer_size": READ_AHEAD}
+    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, **options) as parquet:
         yield parquet
 
 

@@ -329,7 +329,12 @@ class LogitScale(torch.nn.Module):
 
     @property
     def scale(self):
-        return self.log_scale.exp().clamp(max=self.LIMIT)
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def limit(self):
+        """Hold the scale at the ceiling; called after each step, since a clamp in the forward pass has no way back."""
+        self.log_scale.clamp_(max=math.log(self.LIMIT))
 
     @torch.no_grad()
     def centre(self, similarity, targets):

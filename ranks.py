@@ -10,7 +10,9 @@ finished vectors and counts, from host to host over gloo. Plain `python` never i
 from __future__ import annotations
 
 import os
+import threading
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -27,11 +29,6 @@ def rank() -> int:
 def under_torchrun() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def restarted() -> bool:
-    """Whether torchrun has started these ranks before (--max-restarts)."""
-    return under_torchrun() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def use_all_cores() -> None:
@@ -68,8 +65,18 @@ class Alone:
         """Every rank's content, in order of ranks, on rank 0; None on the others."""
         return [content]
 
+    def remembers(self, name: str) -> bool:
+        """Whether `remember` was called with this name, also before torchrun restarted the ranks."""
+        return False
+
+    def remember(self, name: str) -> None:
+        """Leave a note for the ranks that torchrun may start after these."""
+
     def close(self) -> None:
-        """End what connects the ranks; each goes on, or ends, by itself."""
+        """The last call of every rank: the others stay until rank 0 is done.
+
+        If they left earlier, torchrun would end on their machines, and after five minutes take rank 0 with it.
+        """
 
 
 class Ranks(Alone):
@@ -79,11 +86,38 @@ class Ranks(Alone):
         import torch.distributed as dist
 
         self.dist = dist
-        store, self.rank, self.size = next(dist.rendezvous("env://", timeout=PATIENCE))
-        # torchrun's store outlives a restart, and with it the addresses of ranks that are gone.
-        self.store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        self.notes, self.rank, self.size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        self.store = dist.PrefixStore(self._attempt(), self.notes)
         dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         self.local, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+    def _attempt(self) -> str:
+        """A name for these ranks that all of them know and no earlier ones had.
+
+        torchrun's store outlives a restart, and with it the addresses of ranks that are gone; and its own count of
+        restarts differs between machines. So rank 0 makes a name and answers everybody who asks with a fresh word.
+        """
+        if self.rank:
+            word = uuid.uuid4().hex
+            self.notes.set(f"ask {self.rank}", word)
+            name = self.notes.get(f"answer {word}").decode()
+            self.notes.set(f"{name} {self.rank}", "")
+            return name
+        name, others = uuid.uuid4().hex, set(range(1, self.size))
+        while others:
+            for other in sorted(others):
+                if self.notes.check([f"ask {other}"]):  # by one that is gone, perhaps, and then nobody confirms
+                    self.notes.set(f"answer {self.notes.get(f'ask {other}').decode()}", name)
+                if self.notes.check([f"{name} {other}"]):
+                    others.discard(other)
+            time.sleep(0.02)
+        return name
+
+    def remembers(self, name: str) -> bool:
+        return self.notes.check([name])
+
+    def remember(self, name: str) -> None:
+        self.notes.set(name, "")
 
     def in_turn(self, make: Callable):
         made = make() if self.local == 0 else None
@@ -106,7 +140,7 @@ class Ranks(Alone):
         return everyone
 
     def close(self) -> None:
-        self.dist.barrier()  # a connection that ends while another rank still reads from it aborts that rank
+        self.dist.barrier()
         self.dist.destroy_process_group()
 
 
@@ -123,6 +157,7 @@ class Progress:
 
         self.ranks, self.told = ranks, time.monotonic()
         self.all_rows = self.left = self.new = 0
+        self.watcher: threading.Thread | None = None
         self.bar = tqdm(desc="embedding", unit="clip", mininterval=0.5, disable=ranks.rank > 0)
 
     def begin(self, all_rows: int, share: int) -> None:
@@ -138,10 +173,21 @@ class Progress:
             self._tell()
 
     def finish(self) -> None:
-        """The share is done, rows lost in a skipped file included; rank 0 stays, its bar moving, for the others."""
+        """The share is done, rows lost in a skipped file included; on rank 0 the bar moves on with the others."""
         self.new += self.left
-        while self._tell() < self.all_rows and self.ranks.rank == 0:
+        if self._tell() < self.all_rows and self.ranks.rank == 0:
+            # In a thread: the rank itself waits for the others' vectors, and so learns at once if one of them is lost.
+            self.watcher = threading.Thread(target=self._watch, daemon=True)
+            self.watcher.start()
+
+    def _watch(self) -> None:
+        while self._tell() < self.all_rows:
             time.sleep(POLL_SECONDS)
+
+    def join(self) -> None:
+        """All ranks are done: let the bar come to its end."""
+        if self.watcher:
+            self.watcher.join()
 
     def _tell(self) -> int:
         done = self.ranks.count(self.new)

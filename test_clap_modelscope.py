@@ -13,6 +13,7 @@ tested without --use-hyperbolic. The results JSON holds the metrics and every cl
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -102,12 +103,12 @@ def main(args: argparse.Namespace) -> None:
     if content:
         checkpoints.require_model(args.projection_checkpoint, content, encoder)
     output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
-    for path in filter(None, (output, args.save_scores)):
+    for path in filter(None, (output, args.save_scores) if not ranks.rank else ()):
         require_writable(path)
     cache = open_cache(args, encoder)
     embedded = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled, ranks=ranks)
     if ranks.rank:
-        return
+        return ranks.close()
     clips, audio, skipped = embedded
     evaluation.require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
@@ -144,6 +145,7 @@ def main(args: argparse.Namespace) -> None:
     write_json(output, results)
     for name, value in results["metrics"].items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
+    ranks.close()
     log.info("results: %s", output)
 
 
@@ -155,7 +157,7 @@ def check_against(args: argparse.Namespace, content: dict) -> None:
         raise UserError(f"{args.projection_checkpoint} was trained for {content['similarity']} similarity; {mend}")
     for flag in ("c", "temperature"):
         given = getattr(args, flag)
-        if given is not None and given != content[flag]:
+        if given is not None and not math.isclose(given, content[flag], rel_tol=1e-5):
             raise UserError(
                 f"--{flag} {given:g} contradicts {args.projection_checkpoint}, which was trained with {flag} = "
                 f"{content[flag]:g}; leave the flag out or give that value"
@@ -178,7 +180,7 @@ def model_info(encoder, args: argparse.Namespace, content: dict | None, prompt: 
         "projection_checkpoint": str(args.projection_checkpoint) if content else None,
         "epoch": content["epoch"] if content else None,
         "output_dim": content["output_dim"] if content else encoder.embed_dim,
-        "c": content["c"] if content else None,
+        "c": content["c"] if args.use_hyperbolic else None,
         "c_meaning": "squared radius of the ball, curvature = -1/c",
         "curvature": -1 / content["c"] if args.use_hyperbolic else None,
         "temperature": content["temperature"] if content else None,

@@ -79,11 +79,13 @@ def main(args: argparse.Namespace) -> None:
     from data import ParquetFolder
     from evaluation import reason_against, require_matches
     from labels import ClassList
-    from ranks import open_ranks, restarted
+    from ranks import open_ranks
     from runfolder import RunFolder
     from tracking import open_tracker, require
     from training import Settings, Trainer, fingerprint, split_by_video, target_matrix
 
+    if args.learn_c and args.similarity == "cosine":
+        raise UserError("--learn-c has no meaning with --similarity cosine, which has no c; leave one of them out")
     ranks = open_ranks()
     require(args.log_to)
     device = choose_device(args.device)
@@ -108,13 +110,14 @@ def main(args: argparse.Namespace) -> None:
         "best_epoch": None,
     }
     if not ranks.rank:
-        resume = args.resume or restarted()
+        resume = args.resume or ranks.remembers("run folder")
         output = RunFolder(args.output_dir, setup, resume)
+        ranks.remember("run folder")
         tracker = open_tracker(args.log_to, args.output_dir)
 
     embedded = embed_folder(args, folder, encoder, cache, usable=reason_against, ranks=ranks)
     if ranks.rank:
-        return
+        return ranks.close()
     clips, audio, skipped = embedded
     require_matches(clips, skipped, classes)
     text = embed_classes(classes.names, encoder, cache)
@@ -135,6 +138,7 @@ def main(args: argparse.Namespace) -> None:
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures))
     tracker.close()
+    ranks.close()
     log.info("best: %s", output.best_path)
 
 

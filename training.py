@@ -48,8 +48,9 @@ def split_by_video(video_ids: list[str], train_ratio: float, seed: int) -> tuple
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
     members = list(groups.values())
     train, wanted = [], train_ratio * len(video_ids)
-    while order and (not train or len(train) + len(members[order[0]]) / 2 <= wanted) and len(order) > 1:
-        train += members[order.pop(0)]
+    order.reverse()  # from the end, popping does not move the rest
+    while len(order) > 1 and (not train or len(train) + len(members[order[-1]]) / 2 <= wanted):
+        train += members[order.pop()]
     validation = [position for group in order for position in members[group]]
     return torch.tensor(sorted(train)), torch.tensor(sorted(validation))
 
@@ -57,8 +58,8 @@ def split_by_video(video_ids: list[str], train_ratio: float, seed: int) -> tuple
 def target_matrix(positions: list[list[int]], classes: int) -> torch.Tensor:
     """Class positions of N clips -> (N, classes) bool."""
     targets = torch.zeros(len(positions), classes, dtype=torch.bool)
-    for row, columns in enumerate(positions):
-        targets[row, columns] = True
+    rows = torch.repeat_interleave(torch.arange(len(positions)), torch.tensor([len(p) for p in positions]))
+    targets[rows, torch.tensor([p for some in positions for p in some], dtype=torch.long)] = True
     return targets
 
 
@@ -66,7 +67,8 @@ def fingerprint(*tensors: torch.Tensor) -> str:
     """SHA-256 of tensors, to know again the data of a run."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + tensor.cpu().numpy().tobytes())
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().cpu().numpy())
     return digest.hexdigest()
 
 
@@ -159,6 +161,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            self.scale.limit()
             total += loss.detach() * len(rows)
         return float(total) / len(order)
 

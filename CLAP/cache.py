@@ -73,7 +73,7 @@ class EmbeddingCache:
         content = save({"keys": keys, "embeddings": embeddings}, self._metadata(keys, embeddings))
         try:
             path = self.folder / f"{uuid.uuid4().hex}.safetensors"
-            write_atomic(path, lambda temporary: temporary.write_bytes(content))
+            write_atomic(path, lambda temporary: temporary.write_bytes(content), tidy=False)
         except OSError as error:
             warn(f"the embedding cache {self.folder} cannot be written ({error.strerror}); the run goes on without it")
             self.folder = None

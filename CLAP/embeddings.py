@@ -7,7 +7,6 @@ same threads run the encoder, one clip each; on CUDA the main thread collects wi
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import torch
 
 from CLAP.cache import EmbeddingCache
 from CLAP.encoder import PROMPT, Encoder, merge_windows
-from common import UserError, log
+from common import UserError, cores, log
 from data import Clip, ParquetFolder, RowError, decode
 from ranks import Alone, Progress
 
@@ -75,7 +74,7 @@ def embed_clips(
     usable: gives the reason why a row cannot be used whatever its audio, or None. Decoding failures are skipped
     too. Whatever is not in the cache is encoded and added to it. done: called after every row, used or not.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     on_cpu = encoder.device.type == "cpu"
     batcher = None if on_cpu else CudaBatcher(encoder, cache, batch_size)
     clips, keys, skipped = [], [], Skipped()
@@ -145,7 +144,7 @@ def embed_folder(
     """
     ranks = ranks or Alone()
     wanted = min(args.num_samples or folder.num_rows, folder.num_rows)
-    workers = args.workers or max(1, (os.cpu_count() or 1) // ranks.local_size)
+    workers = args.workers or max(1, cores() // ranks.local_size)
     progress, start, parts = Progress(ranks), 0, []
     while wanted and start < folder.num_rows:
         stop = min(start + wanted, folder.num_rows)
@@ -155,11 +154,11 @@ def embed_folder(
         part = embed_clips(rows, encoder, cache, last - first, usable, workers, args.encode_batch_size, progress.update)
         progress.finish()
         parts += ranks.gather(part) or []
+        progress.join()
         wanted -= ranks.total(len(part[0]))
         start = stop
     progress.close()
     bad_files = ranks.gather(folder.bad)
-    ranks.close()
     if bad_files is None:
         return None
     for some in bad_files:
@@ -173,16 +172,16 @@ def embed_folder(
     skipped.tell()
     if folder.bad and not clips and not skipped.counts:
         raise folder.nothing()
-    return clips, torch.cat(audio), skipped
+    return clips, audio[0] if len(audio) == 1 else torch.cat(audio), skipped
 
 
 class CudaBatcher:
     """Windows of many clips -> encoder batches of one size on a CUDA device, without waiting for any of them.
 
-    Vectors stay on the device until PENDING batches are under way; only then the host waits and the cache is filled.
+    Vectors stay on the device until PENDING windows are under way; only then the host waits and the cache is filled.
     """
 
-    PENDING = 16
+    PENDING = 512  # windows
 
     def __init__(self, encoder: Encoder, cache: EmbeddingCache, batch_size: int):
         self.encoder, self.cache, self.batch_size = encoder, cache, batch_size
@@ -201,7 +200,7 @@ class CudaBatcher:
         self.owners += [key] * len(windows)
         while len(self.waiting) >= self.batch_size:
             self._start()
-        if len(self.under_way) >= self.PENDING:
+        if len(self.under_way) * self.batch_size >= self.PENDING:
             self._collect()
 
     def finish(self) -> None:

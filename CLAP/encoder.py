@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import DEFAULT_CHECKPOINT, UserError, log
+from common import DEFAULT_CHECKPOINT, UserError, cores, log
 from data import SAMPLE_RATE
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
@@ -220,7 +219,7 @@ def _hash_file(path: Path) -> bytes:
             file.seek(start)
             return hashlib.sha256(file.read(HASHED_AT_ONCE)).digest()
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         parts = pool.map(hash_part, range(0, path.stat().st_size, HASHED_AT_ONCE))
     return hashlib.sha256(b"".join(parts)).digest()
 
