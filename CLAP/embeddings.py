@@ -191,12 +191,12 @@ class CudaBatcher:
         self.parts: dict[bytes, list[torch.Tensor]] = {}
         self.under_way: list[torch.Tensor] = []
 
-    def add(self, key: bytes, windows: np.ndarray) -> None:
-        """Queue a clip's (n, window) windows; full batches start at once."""
+    def add(self, key: bytes, windows: list[np.ndarray]) -> None:
+        """Queue the windows of a clip; full batches start at once."""
         if key in self.missing or self.cache.get(key) is not None:
             return
         self.missing[key], self.parts[key] = len(windows), []
-        self.waiting += list(windows)
+        self.waiting += windows
         self.owners += [key] * len(windows)
         while len(self.waiting) >= self.batch_size:
             self._start()

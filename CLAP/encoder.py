@@ -172,16 +172,16 @@ class Encoder:
             features = self.model.get_audio_features(input_features=mel, is_longer=longer).pooler_output
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
-    def windows(self, waveform: np.ndarray) -> np.ndarray:
-        """(samples,) at 48 kHz -> (n, window): consecutive windows, a tail under 1 s dropped, the last one padded."""
+    def windows(self, waveform: np.ndarray) -> list[np.ndarray]:
+        """(samples,) at 48 kHz -> (window,) arrays: consecutive, a tail under 1 s dropped, the last one padded."""
         length, rate = self.log_mel.window, self.log_mel.sampling_rate
         starts = range(0, max(1, len(waveform) - rate + 1), length)
-        return np.stack([self.log_mel.pad(waveform[start : start + length]) for start in starts])
+        return [self.log_mel.pad(waveform[start : start + length]) for start in starts]
 
     def encode_waveform(self, waveform: np.ndarray) -> np.ndarray:
         """(samples,) at 48 kHz -> (D,) unit vector, each window by itself (the CPU's way)."""
-        windows = torch.from_numpy(self.windows(waveform))
-        return merge_windows(torch.cat([self.encode_windows(window[None]) for window in windows]))
+        windows = self.windows(waveform)
+        return merge_windows(torch.cat([self.encode_windows(torch.from_numpy(window)[None]) for window in windows]))
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> np.ndarray:

@@ -63,14 +63,18 @@ class LogMel:
         Fused checkpoints take four channels; a window never exceeds the model's input, so all four are
         the same spectrogram, exactly what their preprocessor makes of a clip that is not longer.
         """
-        samples, half = windows.double(), self.n_fft // 2
+        half = self.n_fft // 2
         # Reflected at both ends; torch's own reflecting pad takes three times as long.
-        edges = samples[:, 1 : half + 1].flip(-1), samples[:, -half - 1 : -1].flip(-1)
-        frames = torch.cat([edges[0], samples, edges[1]], dim=-1).unfold(-1, self.n_fft, self.hop)
-        block = CPU_BLOCK if windows.device.type == "cpu" else frames.shape[1]
+        edges = windows[:, 1 : half + 1].flip(-1), windows[:, -half - 1 : -1].flip(-1)
+        padded = torch.cat([edges[0], windows, edges[1]], dim=-1)
+        count = 1 + windows.shape[1] // self.hop
+        block = CPU_BLOCK if windows.device.type == "cpu" else count
         mels = []
-        for part in frames.split(block, dim=1):
-            spectrum = torch.view_as_real(torch.fft.rfft(part * self.hann))[..., : self.bins, :]
+        for start in range(0, count, block):
+            last = min(start + block, count) - 1
+            samples = padded[:, start * self.hop : last * self.hop + self.n_fft].double()
+            frames = samples.unfold(-1, self.n_fft, self.hop) * self.hann
+            spectrum = torch.view_as_real(torch.fft.rfft(frames))[..., : self.bins, :]
             power = spectrum.float().flatten(-2).square_()
             mels.append(torch.cat([power[..., rows] @ matrix for rows, matrix in self.filters], dim=-1))
         # The floor is the extractor's own, and keeps log10 of digital silence finite.

@@ -344,7 +344,7 @@ def ontology_term(runs, base, targets):
     from scipy.stats import spearmanr
 
     rows = []
-    for pull in (0.0, 1.0, 10.0):
+    for pull in (0.0, 10.0, 100.0, 1000.0):
         results = [runs.pool.submit(fit, replace(base, seed=seed), pull) for seed in range(runs.seeds)]
         results = [future.result() for future in results]
         rho = [spearmanr(np.linalg.norm(texts, axis=1), depths()).statistic for _, _, texts in results]
