@@ -6,12 +6,14 @@ same threads run the encoder, one clip each; on CUDA the main thread collects wi
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from data import Clip, ParquetFolder, RowError, decode
 from ranks import Alone, Progress
 
 NAMED_PER_REASON = 5  # skipped rows that the log and the JSON name
+TRIM_ROWS = 128  # rows after which freed memory is given back
 IN_FLIGHT = 3  # clips per thread that are read ahead of the encoder
 
 
@@ -77,7 +80,7 @@ def embed_clips(
     workers = workers or cores()
     on_cpu = encoder.device.type == "cpu"
     batcher = None if on_cpu else CudaBatcher(encoder, cache, batch_size)
-    clips, keys, skipped = [], [], Skipped()
+    clips, keys, skipped, finished = [], [], Skipped(), count(1)
 
     def prepare(clip: Clip) -> tuple[bytes, np.ndarray | None] | RowError:
         """In a worker thread: the clip's key and what is left to do (None if the cache knows it)."""
@@ -109,6 +112,8 @@ def embed_clips(
             clip, future = pending.popleft()
             result = future.result()
             done()
+            if next(finished) % TRIM_ROWS == 0:
+                trim_memory()
             if isinstance(result, RowError):
                 skipped.add(clip, result)
                 continue
@@ -173,6 +178,12 @@ def embed_folder(
     if folder.bad and not clips and not skipped.counts:
         raise folder.nothing()
     return clips, audio[0] if len(audio) == 1 else torch.cat(audio), skipped
+
+
+def trim_memory() -> None:
+    """Give freed memory back: glibc keeps it for each thread, in ever more pieces, and a long run would grow by it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class CudaBatcher:
