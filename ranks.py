@@ -195,6 +195,8 @@ class Progress:
         self.bar.update(done - self.bar.n)
         return done
 
-    def close(self) -> None:
-        """End the bar."""
-        self.bar.close()
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.close()  # its line ends before an error is told

@@ -150,19 +150,19 @@ def embed_folder(
     ranks = ranks or Alone()
     wanted = min(args.num_samples or folder.num_rows, folder.num_rows)
     workers = args.workers or max(1, cores() // ranks.local_size)
-    progress, start, parts = Progress(ranks), 0, []
-    while wanted and start < folder.num_rows:
-        stop = min(start + wanted, folder.num_rows)
-        first, last = ranks.share(start, stop)
-        progress.begin(stop, last - first)
-        rows = folder.rows(first, last)
-        part = embed_clips(rows, encoder, cache, last - first, usable, workers, args.encode_batch_size, progress.update)
-        progress.finish()
-        parts += ranks.gather(part) or []
-        progress.join()
-        wanted -= ranks.total(len(part[0]))
-        start = stop
-    progress.close()
+    start, parts = 0, []
+    with Progress(ranks) as progress:
+        while wanted and start < folder.num_rows:
+            stop = min(start + wanted, folder.num_rows)
+            first, last = ranks.share(start, stop)
+            progress.begin(stop, last - first)
+            rows, limit = folder.rows(first, last), last - first
+            part = embed_clips(rows, encoder, cache, limit, usable, workers, args.encode_batch_size, progress.update)
+            progress.finish()
+            parts += ranks.gather(part) or []
+            progress.join()
+            wanted -= ranks.total(len(part[0]))
+            start = stop
     bad_files = ranks.gather(folder.bad)
     if bad_files is None:
         return None

@@ -167,13 +167,12 @@ def test_any_part_of_a_folder_is_that_part_of_its_rows(uneven):
 
 
 def test_the_bar_ends_also_if_rows_of_the_share_are_lost():
-    progress = Progress(Alone())
-    progress.begin(10, 10)
-    for _ in range(4):
-        progress.update()
-    progress.finish()
-    assert progress.bar.n == 10
-    progress.close()
+    with Progress(Alone()) as progress:
+        progress.begin(10, 10)
+        for _ in range(4):
+            progress.update()
+        progress.finish()
+        assert progress.bar.n == 10
 
 
 def test_plain_python_imports_nothing_for_it():

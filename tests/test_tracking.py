@@ -40,7 +40,7 @@ def curves(folder):
 
 
 def test_the_terminal_says_what_setup_json_holds(home, tmp_path):
-    done = script(TRAIN, *flags(home, "--output-dir", tmp_path / "out", "--c", "0.05"))
+    done = script(TRAIN, *flags(home, "--output-dir", tmp_path / "out", "--c", "0.03"))
     held = curves(tmp_path / "out")
     assert set(WANTED) <= held.keys()
     lines = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
@@ -60,7 +60,7 @@ def test_the_terminal_says_what_setup_json_holds(home, tmp_path):
             value = held[name][epoch] * (100 if "boundary" in name else 1)
             digits = len(printed.partition(".")[2])
             assert float(printed) == pytest.approx(value, abs=0.51 * 10**-digits), name
-    # c = 0.05: the boundary, 0.99 of the ball's radius, lies at d = 1.18, and all points lie beyond it
+    # c = 0.03: the boundary, 0.99 of the ball's radius, lies at d = 0.92, and all points lie beyond it
     assert held["audio_near_boundary"] == [1.0] * EPOCHS and held["text_near_boundary"][0] > 0.9
 
 
