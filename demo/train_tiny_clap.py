@@ -6,8 +6,7 @@
 
 The audio tower is trained from scratch against a table of class embeddings: a softmax over the 527 classes. Most steps
 see windows of 2.56 s, a quarter of the tokens and of the time, in two cycles of the learning rate; the last ones whole
-inputs of 10 s. The text tower then
-learns to give the row of a class for any prompt of it.
+inputs of 10 s. The text tower then learns to give the row of a class for any prompt of it.
 
     python demo/train_tiny_clap.py ... --output-dir trial --held-out 0.25 --audio-steps 300
 
