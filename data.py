@@ -34,7 +34,7 @@ ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
 MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads
 READ_AHEAD = 1 << 20  # bytes of each column
 PART_WAY = "damaged part-way"
-FILES_NAMED = 5  # skipped files that the log and the JSON name, for each reason
+NAMED_PER_REASON = 5  # skipped rows and files that the log and the JSON name
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)  # the last from damaged column names
 COLUMNS = ("video_id", "audio", "labels", "human_labels")
 # What libsndfile cannot open but librosa's decoders can: MP4/M4A, Matroska/WebM, ADTS AAC, Windows Media.
@@ -125,7 +125,7 @@ class ParquetFolder:
         if not self.skip_bad:
             raise error
         if error.file not in self.bad:
-            if sum(reason == error.reason for reason in self.bad.values()) < FILES_NAMED:
+            if sum(reason == error.reason for reason in self.bad.values()) < NAMED_PER_REASON:
                 warn(f"{error}; {'the rest of that row group' if error.reason == PART_WAY else 'the file'} is skipped")
             self.bad[error.file] = error.reason
 
@@ -136,7 +136,7 @@ class ParquetFolder:
         for file, reason in sorted(self.bad.items()):
             entry = report.setdefault(reason, {"count": 0, "first": []})
             entry["count"] += 1
-            entry["first"] += [file.name] * (len(entry["first"]) < FILES_NAMED)
+            entry["first"] += [file.name] * (len(entry["first"]) < NAMED_PER_REASON)
         return report
 
     def nothing(self) -> UserError:
@@ -146,8 +146,7 @@ class ParquetFolder:
 
     def tell(self) -> None:
         """One log line for each reason why files were skipped."""
-        for reason, entry in self.skipped.items():
-            log.info("skipped %d files: %s (%s)", entry["count"], reason, ", ".join(entry["first"]))
+        tell_skipped("files", self.skipped)
 
     @staticmethod
     def _check(file: Path) -> tuple[int, bool]:
@@ -250,6 +249,12 @@ class ParquetFolder:
             audio=audio,
             rate=SAMPLE_RATE if rate is None else rate,
         )
+
+
+def tell_skipped(what: str, report: dict[str, dict]) -> None:
+    """One log line for each reason of {reason: {count, first}}; what: "rows" or "files"."""
+    for reason, entry in report.items():
+        log.info("skipped %d %s: %s (%s)", entry["count"], what, reason, ", ".join(entry["first"]))
 
 
 @contextlib.contextmanager

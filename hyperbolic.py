@@ -205,10 +205,7 @@ class _TangentDistance(torch.autograd.Function):
         ctx.dtypes = u.dtype, v.dtype
         u, v = u.double(), v.double()
         blocks = [block for _, *block in _row_blocks(u, v, c.sqrt(), slopes=True)]
-        if len(blocks) == 1:
-            blocks = blocks[0]
-        else:
-            blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] or [u.new_empty(0, len(v))] * 4
+        blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] or [u.new_empty(0, len(v))] * 4
         ctx.save_for_backward(u, v, c, *blocks)
         return (blocks[0] * c.sqrt()).to(torch.promote_types(*ctx.dtypes))
 

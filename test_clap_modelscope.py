@@ -103,8 +103,9 @@ def main(args: argparse.Namespace) -> None:
     if content:
         checkpoints.require_model(args.projection_checkpoint, content, encoder)
     output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
-    for path in filter(None, (output, args.save_scores) if not ranks.rank else ()):
-        require_writable(path)
+    if not ranks.rank:
+        for path in filter(None, (output, args.save_scores)):
+            require_writable(path)
     cache = open_cache(args, encoder)
     embedded = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled, ranks=ranks)
     if ranks.rank:

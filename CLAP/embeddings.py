@@ -21,10 +21,9 @@ import torch
 from CLAP.cache import EmbeddingCache
 from CLAP.encoder import PROMPT, Encoder, merge_windows
 from common import UserError, cores, log
-from data import Clip, ParquetFolder, RowError, decode
+from data import NAMED_PER_REASON, Clip, ParquetFolder, RowError, decode, tell_skipped
 from ranks import Alone, Progress
 
-NAMED_PER_REASON = 5  # skipped rows that the log and the JSON name
 TRIM_ROWS = 128  # rows after which freed memory is given back
 IN_FLIGHT = 3  # clips per thread that are read ahead of the encoder
 
@@ -58,8 +57,7 @@ class Skipped:
 
     def tell(self) -> None:
         """One log line for each reason."""
-        for reason, entry in self.report().items():
-            log.info("skipped %d rows: %s (%s)", entry["count"], reason, ", ".join(entry["first"]))
+        tell_skipped("rows", self.report())
 
 
 def embed_clips(
