@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cells import audio_cell, may_hold_audio, may_hold_text, plain
-from common import UserError, log, warn
-from labels import ClassList
+from CLAP import SAMPLE_RATE
+from plumbing.errors import UserError, first_line, log, warn
+from reading import audio
+from reading.cells import audio_cell, may_hold_audio, may_hold_text, plain
+from reading.labels import ClassList
 
-SAMPLE_RATE = 48_000
-MAX_SECONDS = 600  # of a clip that are read; more would let one file fill the memory
-MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE  # the same bound for higher rates, so these are read for less long
-BLOCK_SAMPLES = 1 << 20  # samples decoded at a time, all channels together
-MIN_RATE, MAX_RATE = 1_000, 1_000_000  # 44 is most likely meant as kHz
 ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
 MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads
 READ_AHEAD = 1 << 20  # bytes of each column
@@ -37,8 +32,6 @@ PART_WAY = "damaged part-way"
 NAMED_PER_REASON = 5  # skipped rows and files that the log and the JSON name
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)  # the last from damaged column names
 COLUMNS = ("video_id", "audio", "labels", "human_labels")
-# What libsndfile cannot open but librosa's decoders can: MP4/M4A, Matroska/WebM, ADTS AAC, Windows Media.
-FOREIGN_CONTAINERS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"0&\xb2u"))
 
 
 class FileError(UserError):
@@ -47,14 +40,6 @@ class FileError(UserError):
     def __init__(self, file: Path, reason: str, sentence: str):
         super().__init__(f"{file}{sentence}")
         self.file, self.reason = file, reason
-
-
-class RowError(Exception):
-    """Why one row cannot be used; the run goes on without it. `reason` is what rows are counted by."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(f"{reason}{f' ({detail})' if detail else ''}")
-        self.reason = reason
 
 
 @dataclass
@@ -155,7 +140,7 @@ class ParquetFolder:
             with _open(file) as parquet:
                 schema, rows, size = parquet.schema_arrow, parquet.metadata.num_rows, _row_bytes(parquet)
         except UNREADABLE as error:
-            raise FileError(file, "unreadable", f" cannot be read as parquet: {_first_line(error)}") from None
+            raise FileError(file, "unreadable", f" cannot be read as parquet: {first_line(error)}") from None
         if size > MAX_ROW_BYTES:
             limit = f"{MAX_ROW_BYTES / 2**30:g} GiB"
             sentence = f" unpacks to {size / 2**30:.1f} GiB for each row, more than the {limit} accepted"
@@ -172,7 +157,7 @@ class ParquetFolder:
             if column not in schema.names:
                 others = ", ".join(schema.names) or "none"
                 raise FileError(file, "column missing", f" has no column {column!r}; its columns are {others}")
-            kind = _first_line(schema.field(column).type)
+            kind = first_line(schema.field(column).type)
             if not fits(schema.field(column).type):
                 sentence = f": its column {column!r} is {kind}, which cannot hold {need}"
                 raise FileError(file, "column of another type", sentence)
@@ -217,13 +202,13 @@ class ParquetFolder:
                         if row < min(end, stop):
                             self._lost(file, f" is damaged: a row group ends after row {row} instead of {end}")
                     except UNREADABLE as error:
-                        self._lost(file, f" is damaged after its row {row}: {_first_line(error)}")
+                        self._lost(file, f" is damaged after its row {row}: {first_line(error)}")
             if end < stop:
                 self._lost(file, f" is damaged: it holds {end} rows where its footer promises {self.rows_of[file]}")
         except FileNotFoundError:
             self._skip(FileError(file, "vanished", " was there when the run began and is no longer"))
         except UNREADABLE as error:
-            self._lost(file, f" is damaged: {_first_line(error)}")
+            self._lost(file, f" is damaged: {first_line(error)}")
 
     def _lost(self, file: Path, sentence: str) -> None:
         self._skip(FileError(file, PART_WAY, sentence))
@@ -272,107 +257,6 @@ def _row_bytes(parquet: pq.ParquetFile) -> float:
     return max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
 
 
-def _first_line(error: object) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-@np.errstate(over="ignore", invalid="ignore")  # what overflows becomes infinite and is refused
 def decode(clip: Clip) -> np.ndarray:
-    """A clip's audio as a (samples,) float32 waveform: 48 kHz, mono, finite, not empty.
-
-    Channels are averaged (so anti-phase stereo becomes silence), integers are scaled by their range,
-    floats beyond 1 are scaled down by their peak. Only the first MAX_SECONDS (MAX_SAMPLES) are read,
-    of what lies in the first cells.MAX_BYTES.
-    Raises RowError with the reason why it cannot be used.
-    """
-    if clip.audio is None or len(clip.audio) == 0:
-        raise RowError("no audio")
-    if isinstance(clip.audio, np.ndarray):
-        mono, rate = _mono_of_samples(clip.audio, clip.rate), clip.rate
-    elif _is_foreign(clip.audio):
-        mono, rate = _decode_with_librosa(clip.audio)
-    else:
-        mono, rate = _decode_with_soundfile(clip.audio)
-    if not len(mono):
-        raise RowError("empty audio")
-    if not np.isfinite(mono).all():
-        raise RowError("audio with NaN or infinity")
-    peak = max(mono.max(), -mono.min())
-    mono = (mono / peak if peak > 1 else mono).astype(np.float32, copy=False)
-    if rate != SAMPLE_RATE:
-        import soxr
-
-        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-        if not len(mono):
-            raise RowError("empty audio", "too short to resample")
-    return np.ascontiguousarray(mono)
-
-
-def _frames_to_read(rate: int) -> int:
-    """The bound on a clip's frames; RowError for a rate that no recording has."""
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise RowError("impossible sampling rate", f"{rate} Hz")
-    return min(rate * MAX_SECONDS, MAX_SAMPLES)
-
-
-class _Bytes(io.BytesIO):
-    """libsndfile seeks to -1 in damaged AIFF files, and an error in there is printed with its traceback."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return super().seek(max(offset, 0) if whence == 0 else offset, whence)
-
-
-def _decode_with_soundfile(data: bytes) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(_Bytes(data)) as file:
-            rate, parts = file.samplerate, []
-            frames, limit = max(1, BLOCK_SAMPLES // file.channels), _frames_to_read(rate)
-            while limit > 0:
-                block = file.read(min(frames, limit), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                parts.append(block.mean(axis=1))
-                limit -= len(block)
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise RowError("undecodable audio", _first_line(error)) from None
-    return np.concatenate(parts) if parts else np.empty(0, np.float32), rate
-
-
-def _is_foreign(data: bytes) -> bool:
-    return any(data[at : at + len(magic)] == magic for at, magic in FOREIGN_CONTAINERS)
-
-
-def _decode_with_librosa(data: bytes) -> tuple[np.ndarray, int]:
-    import librosa  # costs 20 s, so only for containers that soundfile cannot open
-
-    with tempfile.TemporaryDirectory(prefix="hyperbolic_clap_") as folder:
-        path = Path(folder, "clip")
-        path.write_bytes(data)
-        try:
-            samples, rate = librosa.load(path, sr=None, mono=False, duration=MAX_SECONDS)
-        except Exception as error:  # its decoders raise whatever their back ends do
-            raise RowError("undecodable audio", _first_line(error)) from None
-    return _mono_of_samples(samples, int(rate)), int(rate)
-
-
-def _mono_of_samples(samples: np.ndarray, rate: int) -> np.ndarray:
-    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
-        samples = samples.T
-    samples = samples[..., : _frames_to_read(rate)]
-    if not samples.size:
-        raise RowError("empty audio")
-    mono = samples.mean(axis=0, dtype=np.float64) if samples.ndim == 2 else samples.astype(np.float64)
-    kind = samples.dtype
-    if kind.kind == "u" and kind.itemsize < 8:
-        mono -= 2 ** (8 * kind.itemsize - 1)
-    return mono if kind.kind == "f" else mono / _integer_range(samples)
-
-
-def _integer_range(samples: np.ndarray) -> float:
-    """Full scale: the type's own range; 64-bit lists hold narrower samples, so the narrowest of 16, 24, 32 bits."""
-    if samples.itemsize < 8:
-        return float(2 ** (8 * samples.itemsize - 1))
-    peak = max(int(samples.max()), -int(samples.min()))
-    return next((float(2**bits) for bits in (15, 23, 31) if peak <= 2**bits), float(2**63))
+    """A clip's audio as a (samples,) float32 waveform of 48 kHz; RowError with the reason why it cannot be used."""
+    return audio.decode(clip.audio, clip.rate)

@@ -19,9 +19,12 @@ import io
 import sys
 from pathlib import Path
 
-from common import Parser, UserError, add_shared_flags, at_least, log, run, write_atomic
-from pictures import draw_gains, draw_losses, draw_similarities
-from poincare_disk import draw_disk
+from plumbing.errors import UserError, log
+from plumbing.files import write_atomic
+from plumbing.flags import Parser, add_shared_flags, at_least
+from plumbing.run import run
+from results.disk import draw_disk
+from results.pictures import draw_gains, draw_losses, draw_similarities
 
 DPI = 200  # twice the 880 pixels of a README's width
 COLOURS = 128  # of a PNG: with a palette it is a third as large

@@ -19,21 +19,11 @@ import sys
 import time
 from pathlib import Path
 
-from common import (
-    Parser,
-    UserError,
-    add_shared_flags,
-    at_least,
-    choose_device,
-    log,
-    plain_arguments,
-    positive,
-    require_writable,
-    run,
-    versions,
-    warn,
-    write_json,
-)
+from plumbing.device import choose_device
+from plumbing.errors import UserError, log, warn
+from plumbing.files import require_writable, write_json
+from plumbing.flags import Parser, add_shared_flags, at_least, positive
+from plumbing.run import describe_run, run
 
 
 def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
@@ -69,123 +59,68 @@ def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
-    projector, content = None, None
     if args.use_hyperbolic and args.projection_checkpoint is None:
         raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
-    import checkpoints
+    from embedding.folder import Sources, unlabelled
+    from embedding.texts import PROMPT
+    from plumbing.ranks import open_ranks
+    from results.evaluation import evaluate
+    from results.files import save_scores
+    from training.heads import Head
 
     device = choose_device(args.device)
-    if args.projection_checkpoint:
-        content = checkpoints.load(args.projection_checkpoint)
-        check_against(args, content)
-        projector = checkpoints.rebuild(content, device)
-    else:
-        for flag in ("c", "temperature"):
-            if getattr(args, flag) is not None:
-                warn(f"--{flag} {getattr(args, flag):g} has no effect: plain cosine has no {flag}")
-
-    import evaluation
-    from CLAP.cache import open_cache
-    from CLAP.embeddings import embed_classes, embed_folder
-    from CLAP.encoder import PROMPT, Encoder
-    from comparison import save_scores
-    from data import ParquetFolder
-    from hyperbolic import cosine_similarity
-    from labels import ClassList
-    from ontology import ontology_metrics
-    from ranks import open_ranks
-    from training import target_matrix
-
+    head = Head(args.projection_checkpoint, device)
+    check_against(args, head)
     ranks = open_ranks()
-    classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
-    encoder = ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
-    if content:
-        checkpoints.require_model(args.projection_checkpoint, content, encoder)
-    output = args.output_json or Path(time.strftime(f"results_{kind(args, content)}_%Y%m%d_%H%M%S.json"))
+    sources = Sources(args, device, ranks)
+    head.require_model(sources.encoder)
+    output = args.output_json or default_output(head)
     if not ranks.rank:
         for path in filter(None, (output, args.save_scores)):
             require_writable(path)
-    cache = open_cache(args, encoder)
-    embedded = embed_folder(args, folder, encoder, cache, usable=evaluation.unlabelled, ranks=ranks)
-    if ranks.rank:
+    material = sources.embed(unlabelled)
+    if material is None:
         return ranks.close()
-    clips, audio, skipped = embedded
-    evaluation.require_matches(clips, skipped, classes)
-    text = embed_classes(classes.names, encoder, cache)
-    audio, text = audio.to(device), text.to(device)
-    if projector:
-        audio, text = projector.audio(audio), projector.text(text)
-    scores = (projector.compare if projector else cosine_similarity)(audio, text).cpu().numpy()
-    targets = target_matrix([clip.positions for clip in clips], len(classes)).numpy()
-    evaluation.warn_if_alike(scores)
-    results = {
-        "test_info": {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "arguments": plain_arguments(args),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-            "device": str(device),
-            "world_size": ranks.size,
-            "versions": versions(),
-            "classes": len(classes),
-            "class_names": classes.names,
-            "clips": {"used": len(clips), "skipped": skipped.report(), "skipped_files": folder.skipped},
-        },
-        "model_info": model_info(encoder, args, content, PROMPT),
-        "similarity_stats": evaluation.similarity_stats(scores),
-        "metrics": evaluation.metrics(scores, targets, args.top_k),
-        "ontology": ontology_metrics(
-            scores.argmax(axis=1), targets, classes.names, text.cpu().numpy(), audio.cpu().numpy()
-        ),
-        "predictions": evaluation.predictions(scores, clips, classes.names, args.top_k),
+    scores, evaluation = evaluate(material, head, args.top_k)
+    info = describe_run(args, device, ranks.size) | {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        "classes": len(material.classes),
+        "class_names": material.classes.names,
+        "clips": material.counts,
+        "seconds": round(time.time() - started, 3),
     }
-    results["test_info"]["seconds"] = round(time.time() - started, 3)
     if args.save_scores:
-        save_scores(args.save_scores, scores, targets)
-        results["test_info"]["scores"] = os.path.relpath(args.save_scores, output.parent)
-    write_json(output, results)
-    for name, value in results["metrics"].items():
+        save_scores(args.save_scores, scores, material.targets.numpy())
+        info["scores"] = os.path.relpath(args.save_scores, output.parent)
+    write_json(output, {"test_info": info, "model_info": head.describe(sources.encoder, PROMPT)} | evaluation)
+    for name, value in evaluation["metrics"].items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()
     log.info("results: %s", output)
 
 
-def check_against(args: argparse.Namespace, content: dict) -> None:
-    """UserError if a flag contradicts the projection checkpoint."""
-    wanted = "hyperbolic" if args.use_hyperbolic else "cosine"
-    if content["similarity"] != wanted:
+def check_against(args: argparse.Namespace, head) -> None:
+    """UserError if a flag contradicts the projection checkpoint; a warning if plain cosine has no use for it."""
+    if not head.trained:
+        for flag in ("c", "temperature"):
+            if getattr(args, flag) is not None:
+                warn(f"--{flag} {getattr(args, flag):g} has no effect: plain cosine has no {flag}")
+        return
+    if head.similarity != ("hyperbolic" if args.use_hyperbolic else "cosine"):
         mend = "test it without --use-hyperbolic" if args.use_hyperbolic else "add --use-hyperbolic"
-        raise UserError(f"{args.projection_checkpoint} was trained for {content['similarity']} similarity; {mend}")
+        raise UserError(f"{args.projection_checkpoint} was trained for {head.similarity} similarity; {mend}")
     for flag in ("c", "temperature"):
-        given = getattr(args, flag)
-        if given is not None and not math.isclose(given, content[flag], rel_tol=1e-5):
+        given, trained = getattr(args, flag), head.content[flag]
+        if given is not None and not math.isclose(given, trained, rel_tol=1e-5):
             raise UserError(
                 f"--{flag} {given:g} contradicts {args.projection_checkpoint}, which was trained with {flag} = "
-                f"{content[flag]:g}; leave the flag out or give that value"
+                f"{trained:g}; leave the flag out or give that value"
             )
 
 
-def kind(args: argparse.Namespace, content: dict | None) -> str:
-    """What was tested, for file names: original, cosine or hyperbolic."""
-    return content["similarity"] if content else "original"
-
-
-def model_info(encoder, args: argparse.Namespace, content: dict | None, prompt: str) -> dict:
-    """The models behind the numbers. c, curvature and temperature are null for plain cosine."""
-    return {
-        "clap_model": encoder.name,
-        "clap_sha256": encoder.sha256,
-        "prompt": prompt,
-        "use_hyperbolic": args.use_hyperbolic,
-        "similarity": content["similarity"] if content else "cosine",
-        "projection_checkpoint": str(args.projection_checkpoint) if content else None,
-        "epoch": content["epoch"] if content else None,
-        "output_dim": content["output_dim"] if content else encoder.embed_dim,
-        "c": content["c"] if args.use_hyperbolic else None,
-        "c_meaning": "squared radius of the ball, curvature = -1/c",
-        "curvature": -1 / content["c"] if args.use_hyperbolic else None,
-        "temperature": content["temperature"] if content else None,
-    }
+def default_output(head) -> Path:
+    """A results file in this folder, named by what is tested and the time."""
+    return Path(time.strftime(f"results_{head.similarity if head.trained else 'original'}_%Y%m%d_%H%M%S.json"))
 
 
 if __name__ == "__main__":

@@ -17,20 +17,10 @@ import sys
 import time
 from pathlib import Path
 
-from common import (
-    Parser,
-    UserError,
-    add_shared_flags,
-    at_least,
-    choose_device,
-    fraction,
-    log,
-    plain_arguments,
-    positive,
-    run,
-    seed,
-    versions,
-)
+from plumbing.device import choose_device
+from plumbing.errors import UserError, log
+from plumbing.flags import Parser, add_shared_flags, at_least, fraction, positive, seed
+from plumbing.run import describe_run, run
 
 
 def parser() -> Parser:
@@ -73,34 +63,51 @@ def parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from CLAP.cache import open_cache
-    from CLAP.embeddings import embed_classes, embed_folder
-    from CLAP.encoder import PROMPT, Encoder
-    from data import ParquetFolder
-    from evaluation import reason_against, require_matches
-    from labels import ClassList
-    from ranks import open_ranks
-    from runfolder import RunFolder
-    from tracking import open_tracker, require
-    from training import Settings, Trainer, fingerprint, split_by_video, target_matrix
-
     if args.learn_c and args.similarity == "cosine":
         raise UserError("--learn-c has no meaning with --similarity cosine, which has no c; leave one of them out")
+    from embedding.folder import Sources, reason_against
+    from embedding.texts import PROMPT
+    from plumbing.ranks import open_ranks
+    from training.loop import Settings, Trainer
+    from training.split import fingerprint, split_by_video
+    from training.trackers import open_tracker, require
+
     ranks = open_ranks()
     require(args.log_to)
     device = choose_device(args.device)
-    classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
-    encoder = ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
+    sources = Sources(args, device, ranks)
+    encoder = sources.encoder
     if args.output_dim > encoder.embed_dim:
         raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
-    cache = open_cache(args, encoder)
-    setup = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "arguments": plain_arguments(args),
-        "device": str(device),
-        "world_size": ranks.size,
-        "versions": versions(),
+    output = None if ranks.rank else open_output(args, device, ranks, encoder)
+    tracker = None if ranks.rank else open_tracker(args.log_to, args.output_dir)
+    material = sources.embed(reason_against)
+    if material is None:
+        return ranks.close()
+
+    train, validation = split_by_video([clip.video_id for clip in material.clips], args.train_ratio, args.seed)
+    output.count(material, train, validation)
+    settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
+    on_device = [tensor.to(device) for tensor in (material.audio, material.targets, material.text)]
+    trainer = Trainer(settings, *on_device, train, validation)
+    data = fingerprint(material.audio, material.targets, material.text, train)
+    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": PROMPT}
+    model |= {"embed_dim": encoder.embed_dim, "identity": settings.identity() | {"data": data}}
+    done = output.resume(model["identity"], trainer)
+    for figures in trainer.epochs(first=done + 1):
+        output.keep(figures | trainer.state() | model)
+        tracker.log(figures["epoch"], figures)
+        log.info(describe(figures))
+    tracker.close()
+    ranks.close()
+    log.info("best: %s", output.best_path)
+
+
+def open_output(args: argparse.Namespace, device, ranks, encoder):
+    """The RunFolder of this run; under torchrun it is resumed when the ranks were restarted."""
+    from training.run_folder import RunFolder
+
+    setup = describe_run(args, device, ranks.size) | {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "convention": "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|",
         "clap_model": encoder.name,
@@ -109,37 +116,9 @@ def main(args: argparse.Namespace) -> None:
         "epochs": [],
         "best_epoch": None,
     }
-    if not ranks.rank:
-        resume = args.resume or ranks.remembers("run folder")
-        output = RunFolder(args.output_dir, setup, resume)
-        ranks.remember("run folder")
-        tracker = open_tracker(args.log_to, args.output_dir)
-
-    embedded = embed_folder(args, folder, encoder, cache, usable=reason_against, ranks=ranks)
-    if ranks.rank:
-        return ranks.close()
-    clips, audio, skipped = embedded
-    require_matches(clips, skipped, classes)
-    text = embed_classes(classes.names, encoder, cache)
-    train, validation = split_by_video([clip.video_id for clip in clips], args.train_ratio, args.seed)
-    counts = {"used": len(clips), "train": len(train), "validation": len(validation)}
-    setup["clips"] = counts | {"skipped": skipped.report(), "skipped_files": folder.skipped}
-    log.info("%d clips: %d train, %d validate, %d classes", len(clips), len(train), len(validation), len(classes))
-
-    settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
-    targets = target_matrix([clip.positions for clip in clips], len(classes))
-    trainer = Trainer(settings, audio.to(device), targets.to(device), text.to(device), train, validation)
-    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": PROMPT}
-    identity = settings.identity() | {"data": fingerprint(audio, targets, text, train)}
-    done = output.resume(identity, trainer) if resume else 0
-    output.write_setup()
-    for figures in trainer.epochs(first=done + 1):
-        output.keep(figures | trainer.state() | model | {"embed_dim": encoder.embed_dim, "identity": identity})
-        tracker.log(figures["epoch"], figures)
-        log.info(describe(figures))
-    tracker.close()
-    ranks.close()
-    log.info("best: %s", output.best_path)
+    output = RunFolder(args.output_dir, setup, args.resume or ranks.remembers("run folder"))
+    ranks.remember("run folder")
+    return output
 
 
 def describe(result: dict) -> str:

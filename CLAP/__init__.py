@@ -1,1 +1,3 @@
-"""The frozen CLAP encoder: its log-mel, its weights, its embeddings and their cache."""
+"""The frozen CLAP encoder: waveform -> windows -> log-mel -> vector, and the vectors that were computed before."""
+
+SAMPLE_RATE = 48_000  # of every published CLAP

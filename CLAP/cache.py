@@ -17,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from common import UserError, remove_stale, warn, write_atomic
+from plumbing.errors import UserError, warn
+from plumbing.files import remove_stale, write_atomic
 
 FORMAT = "1"
 PIECE_ROWS = 256
@@ -33,10 +34,9 @@ def default_folder() -> Path:
         raise UserError("the user has no home folder for the embedding cache; give --cache-dir or --no-cache") from None
 
 
-def open_cache(args, encoder) -> EmbeddingCache:
-    """The cache that --cache-dir and --no-cache ask for."""
-    folder = None if args.no_cache else args.cache_dir or default_folder()
-    return EmbeddingCache(folder, encoder.fingerprint)
+def open_cache(folder: Path | None, nowhere: bool, encoder) -> EmbeddingCache:
+    """An encoder's cache in a folder (None: the user's own); nowhere: one that only lasts for this run."""
+    return EmbeddingCache(None if nowhere else folder or default_folder(), encoder.fingerprint)
 
 
 class EmbeddingCache:

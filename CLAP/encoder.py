@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import DEFAULT_CHECKPOINT, UserError, cores, log
-from data import SAMPLE_RATE
+from CLAP import SAMPLE_RATE
+from plumbing.device import cores
+from plumbing.errors import UserError, log
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
-PROMPT = "This is a sound of {label}."
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 HASHED_AT_ONCE = 1 << 25
@@ -39,7 +39,7 @@ def resolve_checkpoint(name: str) -> Path:
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             raise UserError(
-                f"--checkpoint {name} is neither a local folder nor a ModelScope id such as {DEFAULT_CHECKPOINT}"
+                f"--checkpoint {name} is neither a local folder nor a ModelScope id such as laion/larger_clap_general"
             )
         folder = _from_modelscope(name)
     if not (folder / "config.json").is_file() or not any((folder / w).is_file() for w in WEIGHTS):

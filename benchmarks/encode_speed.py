@@ -19,11 +19,11 @@ def main() -> None:
     from transformers import ClapFeatureExtractor
 
     from CLAP.cache import EmbeddingCache
-    from CLAP.embeddings import embed_clips
     from CLAP.encoder import Encoder
-    from common import CLASS_LABELS
     from data import ParquetFolder, decode
-    from labels import ClassList
+    from embedding.clips import embed_clips
+    from plumbing.flags import CLASS_LABELS
+    from reading.labels import ClassList
 
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

@@ -45,13 +45,13 @@ def load(train_dir: Path, eval_dir: Path, checkpoint: str) -> Data:
     import torch
 
     from CLAP.cache import EmbeddingCache, default_folder
-    from CLAP.embeddings import embed_classes, embed_clips
     from CLAP.encoder import Encoder
-    from common import CLASS_LABELS
     from data import ParquetFolder
-    from evaluation import reason_against
-    from labels import ClassList
-    from training import target_matrix
+    from embedding.clips import embed_clips
+    from embedding.folder import reason_against, target_matrix
+    from embedding.texts import embed_classes
+    from plumbing.flags import CLASS_LABELS
+    from reading.labels import ClassList
 
     classes = ClassList.read(CLASS_LABELS)
     encoder = Encoder(checkpoint, torch.device("cpu"))
@@ -102,7 +102,8 @@ def fit(settings, pull=0.0):
     """
     import torch
 
-    from training import Trainer, split_by_video
+    from training.loop import Trainer
+    from training.split import split_by_video
 
     data = DATA
     train, validation = split_by_video(data.videos, 0.8, settings.seed)
@@ -140,7 +141,7 @@ def add_depth_term(trainer, pull):
 
 def depths():
     """The depth of each AudioSet class in the tree."""
-    from ontology import Ontology
+    from results.ontology import Ontology
 
     tree = Ontology()
     return tree.depth[tree.find(class_names())[0]]
@@ -191,7 +192,7 @@ def resampled(scores, targets):
     """(RESAMPLES, 4): the metrics of resampled clips, the same draws for every scores; remembered."""
     import numpy as np
 
-    from bootstrap import Ranking, draw
+    from results.bootstrap import Ranking, draw
 
     if id(scores) not in DRAWN:
         ranking, linear, parts = Ranking(scores, targets), per_clip(scores, targets), []
@@ -235,7 +236,7 @@ def with_prior(data, seeds):
     """Untrained cosine plus the log frequency of each label in the training split, weight chosen on validation."""
     import numpy as np
 
-    from training import split_by_video
+    from training.split import split_by_video
 
     scores, train_scores = untrained(data, 512, seeds)
     targets = data.targets.numpy()
@@ -253,7 +254,7 @@ def original_recipe(seed):
     """The first public form of this idea: first label only, unit-ball distance, clip at 0.9, 1/sqrt(c), c = 0.006."""
     import torch
 
-    from training import split_by_video
+    from training.split import split_by_video
 
     data, c = DATA, 0.006
     torch.manual_seed(seed)
@@ -357,7 +358,8 @@ def unseen(data, base, targets, seeds):
     import numpy as np
     import torch
 
-    from training import Trainer, split_by_video
+    from training.loop import Trainer
+    from training.split import split_by_video
 
     both = np.flatnonzero(targets.any(0) & data.targets.numpy().any(0))
     rows, plain = [], untrained(data, 512, seeds)[0]
@@ -389,7 +391,7 @@ def unseen(data, base, targets, seeds):
 
 
 def main(args) -> None:
-    from training import Settings
+    from training.loop import Settings
 
     with quiet():
         data = load(args.train_dir, args.eval_dir, args.checkpoint)

@@ -16,9 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import CLASS_LABELS, UserError
-from data import ParquetFolder, RowError, decode
-from labels import ClassList
+from data import ParquetFolder, decode
+from plumbing.errors import RowError, UserError
+from plumbing.flags import CLASS_LABELS
+from reading.labels import ClassList
 
 
 def what_happens(folder: Path, classes: ClassList) -> tuple[int, Counter, str]:

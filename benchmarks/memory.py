@@ -15,16 +15,16 @@ from material import ROOT, make_clips, parse, print_table
 CHILD = """
 import sys
 sys.path[:0] = ["", "benchmarks"]
-import CLAP.embeddings
+import embedding.folder
 import test_clap_modelscope as script
 from material import peak_bytes
 
-def embed_folder(*arguments, plain=CLAP.embeddings.embed_folder, **options):
+def embed_folder(*arguments, plain=embedding.folder.embed_folder, **options):
     embedded = plain(*arguments, **options)
     print("PEAK", peak_bytes())
     return embedded
 
-CLAP.embeddings.embed_folder = embed_folder
+embedding.folder.embed_folder = embed_folder
 script.main(script.parser().parse_args(sys.argv[1:]))
 print("PEAK", peak_bytes())
 """

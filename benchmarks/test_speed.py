@@ -18,9 +18,9 @@ def pipeline_seconds(checkpoint: Path, folder: Path) -> float:
     """Seconds of the transformers pipeline for each clip, audio already decoded."""
     from transformers import pipeline
 
-    from common import CLASS_LABELS
     from data import ParquetFolder, decode
-    from labels import ClassList
+    from plumbing.flags import CLASS_LABELS
+    from reading.labels import ClassList
 
     clips = [c for c, _ in zip(ParquetFolder(folder, ClassList.read(CLASS_LABELS)), range(TIMED), strict=False)]
     waveforms = [decode(clip) for clip in clips]

@@ -21,9 +21,9 @@ def straightforward(checkpoint: Path, folder: Path) -> tuple[float, float]:
     import torch
     from transformers import ClapModel, ClapProcessor
 
-    from common import CLASS_LABELS
     from data import ParquetFolder, decode
-    from labels import ClassList
+    from plumbing.flags import CLASS_LABELS
+    from reading.labels import ClassList
 
     classes = ClassList.read(CLASS_LABELS)
     model = ClapModel.from_pretrained(checkpoint, dtype=torch.float32).eval().requires_grad_(False)

@@ -67,11 +67,12 @@ from torch.optim.lr_scheduler import OneCycleLR  # noqa: E402
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast  # noqa: E402
 
 from CLAP.logmel import LogMel  # noqa: E402
-from common import CLASS_LABELS  # noqa: E402
 from data import ParquetFolder, decode  # noqa: E402
-from evaluation import metrics  # noqa: E402
-from labels import ONTOLOGY, ClassList  # noqa: E402
-from training import split_by_video, target_matrix  # noqa: E402
+from embedding.folder import target_matrix  # noqa: E402
+from plumbing.flags import CLASS_LABELS  # noqa: E402
+from reading.labels import ONTOLOGY, ClassList  # noqa: E402
+from results.metrics import metrics  # noqa: E402
+from training.split import split_by_video  # noqa: E402
 
 
 class Sound(NamedTuple):

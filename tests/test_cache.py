@@ -11,11 +11,13 @@ from safetensors.numpy import load_file, save_file
 
 import CLAP.encoder
 from CLAP.cache import EmbeddingCache, default_folder
-from CLAP.embeddings import embed_classes, embed_clips
 from CLAP.encoder import Encoder
-from common import CLASS_LABELS, UserError
 from data import ParquetFolder
-from labels import ClassList
+from embedding.clips import embed_clips
+from embedding.texts import embed_classes
+from plumbing.errors import UserError
+from plumbing.flags import CLASS_LABELS
+from reading.labels import ClassList
 
 CLASSES = ClassList.read(CLASS_LABELS)
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-import bootstrap
-import comparison
-from common import UserError, write_json
 from compare_results import main, parser
+from plumbing.errors import UserError
+from plumbing.files import write_json
+from results import bootstrap, files
+from results.measures import Measures, paired_intervals
+from results.ontology import Ontology
 
 NAMES = ["Music", "Speech", "Dog", "Bark", "Piano", "Rain", "Siren", "Engine"]
 
@@ -56,7 +58,7 @@ def test_precision_recall_f1_equal_scikit_learn(average):
     scores[:, 2], targets[:, 2] = -9, False  # neither predicted nor true, but a class of the mean
     targets[0] = np.arange(8) == 0
     rows = np.flatnonzero(targets.any(axis=1))
-    measures = comparison.Measures(results_of(scores, targets), rows, 3, comparison.Ontology())
+    measures = Measures(results_of(scores, targets), rows, 3, Ontology())
     for weights in bootstrap.draw(len(rows), 4, 5, 1):
         found = measures.of_sums(weights)
         for i, row in enumerate(weights.astype(int)):
@@ -75,7 +77,7 @@ def top_matrix(scores, k):
 def results_of(scores, targets):
     keys = [(f"v{i}", str(i)) for i in range(len(scores))]
     top = np.argsort(-scores, axis=1, kind="stable")
-    return comparison.Results(None, "x", True, {}, {"model": {}}, NAMES, keys, top, 5, targets, scores)
+    return files.Results(None, "x", True, {}, {"model": {}}, NAMES, keys, top, 5, targets, scores)
 
 
 def test_draws_are_seeded_and_do_not_depend_on_the_chunks(monkeypatch):
@@ -99,8 +101,8 @@ def test_interval_of_a_known_case():
     )
     rows = np.arange(clips)
     a.scores = b.scores = None  # acc@1 alone, quickly
-    pair = [comparison.Measures(x, rows, 1, comparison.Ontology()) for x in (a, b)]
-    found = comparison.paired_intervals(*pair, 10_000, 0)["acc@1"]
+    pair = [Measures(x, rows, 1, Ontology()) for x in (a, b)]
+    found = paired_intervals(*pair, 10_000, 0)["acc@1"]
     half = 1.96 * math.sqrt(0.1 * 0.9 / clips)
     assert [found["low"], found["high"]] == pytest.approx([0.1 - half, 0.1 + half], abs=0.002)
     assert found["resamples"] == 10_000
@@ -133,7 +135,7 @@ def write_results(path, clips=range(40), seed=0, names=NAMES, save_scores=True, 
         content["test_info"]["class_names"] = names
         content["model_info"]["c_meaning"] = "squared radius"
     if save_scores:
-        comparison.save_scores(path.with_suffix(".safetensors"), scores, targets)
+        files.save_scores(path.with_suffix(".safetensors"), scores, targets)
         content["test_info"]["scores"] = path.with_suffix(".safetensors").name
     write_json(path, content)
     return path
@@ -298,7 +300,7 @@ def test_classes_that_changed_are_listed_with_their_clips(tmp_path):
     a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
     report, _ = compared(tmp_path, a, b, flags=("--classes", "8", "--min-clips", "1"))
     (changes,) = report["classes"]
-    loaded = [comparison.read(path, "x", None, path) for path in (a, b)]
+    loaded = [files.read(path, "x", None, path) for path in (a, b)]
     valid = loaded[0].valid
     listed = changes["gained"] + changes["lost"]
     assert changes["measure"] == "average precision" and len(listed) == 8
@@ -329,8 +331,8 @@ def test_without_scores_map_has_no_interval(tmp_path):
 def test_d_prime_of_a_perfect_area_is_not_finite(tmp_path):
     a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
     content = json.loads(b.read_text())
-    targets = comparison.read(b, "b", None, b).targets
-    comparison.save_scores(b.with_suffix(".safetensors"), targets.astype(float), targets)
+    targets = files.read(b, "b", None, b).targets
+    files.save_scores(b.with_suffix(".safetensors"), targets.astype(float), targets)
     content["metrics"] = {"d_prime": 6.0}
     for entry, row in zip(content["predictions"], targets, strict=True):
         order = np.argsort(-row.astype(float), kind="stable")[:3]

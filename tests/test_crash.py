@@ -15,13 +15,16 @@ import pytest
 import tqdm
 from conftest import ROOT, TINY, script, tone_rows, write_rows
 
-import checkpoints
-import common
 from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
+from plumbing.errors import UserError
+from plumbing.files import TEMPORARY, remove_stale, write_atomic, write_json
+from plumbing.run import run
+from training import checkpoints
 
 PIECE_ROWS = 3  # many small cache pieces instead of one, so that kills meet their writing
-PRELOADED = ["torch", "transformers.models.clap.modeling_clap", "soxr", "training", "CLAP.embeddings", "test_crash"]
+PRELOADED = ["torch", "transformers.models.clap.modeling_clap", "soxr", "training.loop", "embedding.clips"]
+PRELOADED += ["test_crash"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def train(argv: list[str], said: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["train_hyperbolic_clap.py", *argv]
-    sys.exit(common.run(train_hyperbolic_clap.main, train_hyperbolic_clap.parser().parse_args(argv)))
+    sys.exit(run(train_hyperbolic_clap.main, train_hyperbolic_clap.parser().parse_args(argv)))
 
 
 class Runs:
@@ -85,7 +88,7 @@ def runs(server, tmp_path):
 def inspect(folder: Path) -> list[Path]:
     """The temporary files in a run's folder; fails if any other file is damaged."""
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-    temporary = [path for path in files if path.name.endswith(common.TEMPORARY)]
+    temporary = [path for path in files if path.name.endswith(TEMPORARY)]
     for path in set(files) - set(temporary):
         if path.suffix == ".json":
             json.loads(path.read_text())
@@ -158,7 +161,7 @@ def test_kills_while_encoding(runs, encoder):
         pieces = set(cache.rglob("*.safetensors"))
         known = EmbeddingCache(cache, encoder.fingerprint).known  # which removes a piece that is damaged
         assert pieces == set(cache.rglob("*.safetensors")) and before <= pieces and len(known) >= len(pieces)
-        temporary = list(cache.rglob(f"*{common.TEMPORARY}"))
+        temporary = list(cache.rglob(f"*{TEMPORARY}"))
         assert len(temporary) <= 1, "temporary files pile up"
         for path in temporary:  # younger ones could be another run's
             os.utime(path, (0, 0))
@@ -295,7 +298,7 @@ def test_a_read_only_output_is_said_before_the_work(material, disk, monkeypatch)
     script(TEST, *data_flags(material), "--output-json", folder / "r.json")
     before = contents(folder)
     remount("ro")
-    monkeypatch.setattr("CLAP.embeddings.embed_clips", None)  # it would fail
+    monkeypatch.setattr("embedding.folder.embed_clips", None)  # it would fail
     train, test = (TRAIN, *data_flags(material)), (TEST, *data_flags(material))
     for wrong, named in (
         ((*train, "--output-dir", folder / "new"), "new/setup.json"),
@@ -328,7 +331,7 @@ def test_an_input_that_vanishes_is_one_sentence(tmp_path, monkeypatch):
 
 def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
     path = tmp_path / "[a]*.json"
-    common.write_json(path, {"a": "\udcff"})
+    write_json(path, {"a": "\udcff"})
     assert json.loads(path.read_text()) == {"a": "\udcff"}
     for error in (OSError(5, "broken"), KeyboardInterrupt(), ValueError()):
 
@@ -337,7 +340,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
             raise error
 
         with pytest.raises(type(error)):
-            common.write_atomic(path, write)
+            write_atomic(path, write)
     assert contents(tmp_path) == {path: path.read_bytes()} and json.loads(path.read_text())
 
 
@@ -348,14 +351,14 @@ def test_stale_temporary_files_are_removed_and_others_left(tmp_path):
         path.write_text("half")
     os.utime(stale, (0, 0))
     os.utime(other, (0, 0))
-    common.write_json(target, {})
+    write_json(target, {})
     assert {path for path in tmp_path.iterdir()} == {target, young, other}
-    common.remove_stale(tmp_path)
+    remove_stale(tmp_path)
     assert {path for path in tmp_path.iterdir()} == {target, young}
 
 
 def test_a_folder_or_a_device_is_not_replaced(tmp_path):
     for path in (tmp_path, Path(os.devnull)):
-        with pytest.raises(common.UserError, match="is a folder or a device; give the name of a file"):
-            common.write_json(path, {})
+        with pytest.raises(UserError, match="is a folder or a device; give the name of a file"):
+            write_json(path, {})
     assert not Path(os.devnull).is_file()

@@ -18,11 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-import cells
 import data
-from common import CLASS_LABELS, UserError
-from data import Clip, ParquetFolder, RowError, decode
-from labels import ClassList
+from data import Clip, ParquetFolder, decode
+from plumbing.errors import RowError, UserError
+from plumbing.flags import CLASS_LABELS
+from reading import audio as audio_reading
+from reading import cells
+from reading.labels import ClassList
 
 CLASSES = ClassList.read(CLASS_LABELS)
 HALF = [0.0, 0.5, -0.5, 0.25]
@@ -570,8 +572,8 @@ def test_silence_constants_and_very_short_clips(rate, count):
 
 def test_long_clips_are_read_whole_up_to_the_limit(monkeypatch):
     assert len(heard(flac(sine(100, 40, 8000), 8000))) == 40 * 48_000
-    monkeypatch.setattr(data, "MAX_SECONDS", 2)
-    monkeypatch.setattr(data, "MAX_SAMPLES", 2 * 48_000)
+    monkeypatch.setattr(audio_reading, "MAX_SECONDS", 2)
+    monkeypatch.setattr(audio_reading, "MAX_SAMPLES", 2 * 48_000)
     for rate, seconds in ((8000, 2), (48_000, 2), (192_000, 0.5)):  # high rates are bounded by samples
         samples = sine(100, 3, rate)
         assert len(heard(samples, rate)) == len(heard(flac(samples, rate))) == seconds * 48_000
@@ -588,7 +590,7 @@ def test_a_decompression_bomb_stays_small():
     waveform = heard(buffer.getvalue())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(waveform) == data.MAX_SECONDS * 48_000
+    assert len(waveform) == audio_reading.MAX_SECONDS * 48_000
     assert peak < 300e6
 
 
@@ -655,7 +657,7 @@ def test_foreign_containers_go_to_librosa(monkeypatch):
     monkeypatch.setitem(sys.modules, "librosa", types.SimpleNamespace(load=load))
     m4a = b"\0\0\0\x20ftypM4A " + bytes(50)
     assert heard(m4a).tolist() == [0.25, 0.375]
-    assert asked == [(m4a, None, False, data.MAX_SECONDS)]
+    assert asked == [(m4a, None, False, audio_reading.MAX_SECONDS)]
     assert heard(m4a) == "undecodable audio"
 
 

@@ -12,9 +12,10 @@ from conftest import ROOT, TINY, tone
 from benchmarks.material import SMALL, make_checkpoint
 from CLAP.encoder import Encoder, resolve_checkpoint
 from CLAP.logmel import LogMel
-from common import CLASS_LABELS, UserError
 from data import ParquetFolder, decode
-from labels import ClassList
+from plumbing.errors import UserError
+from plumbing.flags import CLASS_LABELS
+from reading.labels import ClassList
 
 CPU = torch.device("cpu")
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, label_ranking_average_precision_score
 
-import evaluation
-from CLAP.embeddings import Skipped
-from common import UserError
 from data import Clip
-from labels import ClassList
+from embedding.clips import Skipped
+from embedding.folder import require_matches
+from plumbing.errors import UserError
+from reading.labels import ClassList
+from results import evaluation
+from results.metrics import metrics
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.normal(size=(60, 17))
@@ -27,7 +29,7 @@ def average_precision(truth, score):
 
 
 def test_metrics_against_their_definitions():
-    result = evaluation.metrics(SCORES, TARGETS, top_k=4)
+    result = metrics(SCORES, TARGETS, top_k=4)
     valid = TARGETS.any(1)
     scores, targets = SCORES[valid], TARGETS[valid]
     assert (result["valid_samples"], result["total_samples"]) == (valid.sum(), 60)
@@ -57,23 +59,23 @@ def test_metrics_against_their_definitions():
 
 
 def test_all_four_accuracies_whatever_top_k():
-    small = evaluation.metrics(SCORES, TARGETS, top_k=1)
-    large = evaluation.metrics(SCORES, TARGETS, top_k=9)
+    small = metrics(SCORES, TARGETS, top_k=1)
+    large = metrics(SCORES, TARGETS, top_k=9)
     for k in (1, 3, 5, 10):
         assert small[f"acc@{k}"] == large[f"acc@{k}"]
     assert small["acc@10"] > small["acc@5"] > small["acc@1"]
 
 
 def test_a_perfect_and_a_reversed_ranking():
-    perfect = evaluation.metrics(TARGETS * 1.0 + RNG.random(TARGETS.shape) * 0.1, TARGETS, top_k=1)
+    perfect = metrics(TARGETS * 1.0 + RNG.random(TARGETS.shape) * 0.1, TARGETS, top_k=1)
     assert perfect["acc@1"] == perfect["map"] == perfect["map_samples"] == perfect["auc"] == 1
     assert perfect["d_prime"] is None
-    reversed_ = evaluation.metrics(-(TARGETS * 1.0), TARGETS, top_k=1)
+    reversed_ = metrics(-(TARGETS * 1.0), TARGETS, top_k=1)
     assert reversed_["acc@1"] == 0 and reversed_["auc"] == 0
 
 
 def test_no_ground_is_null_not_zero():
-    result = evaluation.metrics(SCORES, np.zeros_like(TARGETS), top_k=3)
+    result = metrics(SCORES, np.zeros_like(TARGETS), top_k=3)
     assert result.pop("valid_samples") == 0 and result.pop("total_samples") == 60
     assert set(result.values()) == {None}
     json.dumps(result, allow_nan=False)
@@ -83,7 +85,7 @@ def test_scores_that_are_not_finite_are_refused():
     scores = SCORES.copy()
     scores[3, 7] = np.nan
     with pytest.raises(UserError, match="clip 3 and class 7"):
-        evaluation.metrics(scores, TARGETS, top_k=3)
+        metrics(scores, TARGETS, top_k=3)
 
 
 def test_predictions_and_ties():
@@ -110,4 +112,4 @@ def test_alike_rows_are_a_warning(caplog):
 def test_no_match_shows_near_names():
     clips = [Clip(0, "a", ["Speach"], [])]
     with pytest.raises(UserError, match=r"'Speach' \(near: 'Speech'\)"):
-        evaluation.require_matches(clips, Skipped(), ClassList(["Speech", "Music"]))
+        require_matches(clips, Skipped(), ClassList(["Speech", "Music"]))

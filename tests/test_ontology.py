@@ -6,9 +6,9 @@ from collections import deque
 import numpy as np
 import pytest
 
-from common import CLASS_LABELS
-from labels import ONTOLOGY
-from ontology import ROOT, Ontology, class_mean_radius, ontology_metrics, radius_follows_depth
+from plumbing.flags import CLASS_LABELS
+from reading.labels import ONTOLOGY
+from results.ontology import ROOT, Ontology, class_mean_radius, ontology_metrics, radius_follows_depth
 
 
 @pytest.fixture(scope="module")

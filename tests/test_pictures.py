@@ -10,7 +10,8 @@ from conftest import ROOT, TINY, script, tone_rows, write_rows
 from test_compare import NAMES, changed, write_results
 
 import plot_results
-from common import UserError, write_json
+from plumbing.errors import UserError
+from plumbing.files import write_json
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -r requirements-plot.txt)")
 
@@ -83,7 +84,7 @@ def test_the_palette_keeps_every_colour(trained, results, tmp_path):
 
     from PIL import Image
 
-    from poincare_disk import COLOURS
+    from results.disk import COLOURS
 
     smooth = BytesIO()  # of a second figure: saving one twice lays it out twice
     plot_results.save(figure_of("disk", trained, results), tmp_path / "x.png", "png")
@@ -126,8 +127,8 @@ def test_losses_show_the_numbers_of_setup_json(trained, results):
 
 def test_gains_show_the_comparison(trained, results):
     from compare_results import parser
-    from comparison import read
-    from differences import compare
+    from results.compare import compare
+    from results.files import read
 
     files = [read(path, name, None, path) for path, name in zip(results[:2], "ab", strict=True)]
     flags = [str(path) for path in results[:2]] + ["--classes", "4", "--resamples", "100"]
@@ -147,15 +148,15 @@ def test_the_disk_shows_the_true_distances(trained, results):
     import torch
     from matplotlib.collections import PathCollection
 
-    import poincare_disk
     from hyperbolic import tangent_pairwise_distance
+    from results import disk
 
     figure = figure_of("disk", trained, results)
     (axes,) = figure.axes
     text = captions(figure)
     assert "527 class texts and 12 clips" in text and "512 dimensions became the order of the leaves" in text
     scale = float(text.split("tanh(d / ")[1].split(")")[0])
-    _, _, projector, *vectors = poincare_disk.tangent_vectors(arguments("disk", trained, results))
+    _, projector, *vectors = disk.tangent_vectors(arguments("disk", trained, results))
     groups = [group.get_offsets() for group in axes.collections if isinstance(group, PathCollection)][:-2]  # legend's
     for points, x in zip((np.concatenate(groups[::2]), np.concatenate(groups[1::2])), vectors, strict=True):
         wanted = tangent_pairwise_distance(x, torch.zeros(1, x.shape[1]), float(projector.c))[:, 0].numpy()
@@ -167,7 +168,7 @@ def test_the_disk_shows_the_true_distances(trained, results):
 
 
 def test_similarities_show_every_pair_once(trained, results):
-    from comparison import read
+    from results.files import read
 
     figure = figure_of("similarities", trained, results)
     file = read(results[0], "a", None, results[0])

@@ -11,10 +11,10 @@ import torch
 from conftest import ROOT, TINY, flac, script, tone, tone_rows, write_rows
 
 from CLAP.cache import EmbeddingCache
-from common import CLASS_LABELS
 from data import ParquetFolder
-from labels import ClassList
-from ranks import Alone, Progress
+from plumbing.flags import CLASS_LABELS
+from plumbing.ranks import Alone, Progress
+from reading.labels import ClassList
 
 # Pieces of 4 clips; a log of every clip that passes the network; rank 1 is lost after its sixth unless it comes back.
 WRAPPER = """
@@ -34,7 +34,7 @@ def encode_waveform(self, waveform):
 
 CLAP.encoder.Encoder.encode_waveform = encode_waveform
 import train_hyperbolic_clap as script
-from common import run
+from plumbing.run import run
 sys.exit(run(script.main, script.parser().parse_args()))
 """
 
@@ -176,12 +176,13 @@ def test_the_bar_ends_also_if_rows_of_the_share_are_lost():
 
 
 def test_plain_python_imports_nothing_for_it():
-    code = "import sys, ranks; assert type(ranks.open_ranks()) is ranks.Alone; assert 'torch' not in sys.modules"
+    code = "import sys; from plumbing import ranks; assert type(ranks.open_ranks()) is ranks.Alone; "
+    code += "assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_use_all_cores_undoes_only_what_torchrun_did(monkeypatch):
-    from ranks import use_all_cores
+    from plumbing.ranks import use_all_cores
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     use_all_cores()
@@ -192,7 +193,7 @@ def test_use_all_cores_undoes_only_what_torchrun_did(monkeypatch):
 
 
 def test_cuda_becomes_each_ranks_own_device(monkeypatch):
-    from common import choose_device
+    from plumbing.device import choose_device
 
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("LOCAL_RANK", "1")

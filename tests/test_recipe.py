@@ -12,7 +12,7 @@ import soundfile
 from conftest import ROOT, script, tone
 
 from data import ParquetFolder, decode
-from labels import ClassList
+from reading.labels import ClassList
 
 
 def recipe(*flags):

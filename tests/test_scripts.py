@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, script, tone_rows, write_rows
 
-import common
+from plumbing.device import choose_device
 
 TRAIN, TEST, HYPERBOLIC = "train_hyperbolic_clap.py", "test_clap_modelscope.py", "test_hyperbolic_clap_modelscope.py"
 METRICS = (
@@ -409,7 +409,7 @@ def test_cuda_runs_ask_for_deterministic_algorithms(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     try:
-        assert common.choose_device("cuda:0") == torch.device("cuda:0")
+        assert choose_device("cuda:0") == torch.device("cuda:0")
         assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import ROOT, TINY, script, tone_rows, write_rows
 
-from tracking import numbers, open_tracker, require
+from training.trackers import numbers, open_tracker, require
 
 TRAIN = "train_hyperbolic_clap.py"
 EPOCHS = 2

@@ -6,8 +6,7 @@ import zipfile
 import pytest
 import torch
 
-import checkpoints
-from common import UserError
+from embedding.folder import target_matrix
 from hyperbolic import (
     HyperbolicProjector,
     LogitScale,
@@ -17,9 +16,12 @@ from hyperbolic import (
     sigmoid_loss,
     softmax_loss,
 )
-from runfolder import RunFolder
+from plumbing.errors import UserError
 from train_hyperbolic_clap import describe
-from training import Settings, Trainer, split_by_video, target_matrix
+from training import checkpoints
+from training.loop import Settings, Trainer
+from training.run_folder import RunFolder
+from training.split import split_by_video
 
 
 def unit(n, d, seed=0):

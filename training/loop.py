@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,8 +9,8 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm import tqdm
 
-from common import UserError
 from hyperbolic import LOSSES, HyperbolicProjector, LogitScale
+from plumbing.errors import UserError
 
 VALIDATION_ROWS = 1024
 SCALE_LEARNING_RATE = 1e-3  # at least, for the logit scale and bias: two numbers with far to go
@@ -36,40 +35,6 @@ class Settings:
     def identity(self) -> dict:
         """What the weights after a given epoch depend on: everything but the number of epochs."""
         return {name: value for name, value in asdict(self).items() if name != "epochs"}
-
-
-def split_by_video(video_ids: list[str], train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the training and the validation clips; clips with one video_id stay on one side."""
-    groups: dict[str, list[int]] = {}
-    for position, video_id in enumerate(video_ids):
-        groups.setdefault(video_id, []).append(position)
-    if len(groups) < 2:
-        raise UserError(f"{len(video_ids)} usable clips of {len(groups)} video cannot be split; two videos are needed")
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
-    members = list(groups.values())
-    train, wanted = [], train_ratio * len(video_ids)
-    order.reverse()  # from the end, popping does not move the rest
-    while len(order) > 1 and (not train or len(train) + len(members[order[-1]]) / 2 <= wanted):
-        train += members[order.pop()]
-    validation = [position for group in order for position in members[group]]
-    return torch.tensor(sorted(train)), torch.tensor(sorted(validation))
-
-
-def target_matrix(positions: list[list[int]], classes: int) -> torch.Tensor:
-    """Class positions of N clips -> (N, classes) bool."""
-    targets = torch.zeros(len(positions), classes, dtype=torch.bool)
-    rows = torch.repeat_interleave(torch.arange(len(positions)), torch.tensor([len(p) for p in positions]))
-    targets[rows, torch.tensor([p for some in positions for p in some], dtype=torch.long)] = True
-    return targets
-
-
-def fingerprint(*tensors: torch.Tensor) -> str:
-    """SHA-256 of tensors, to know again the data of a run."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().cpu().numpy())
-    return digest.hexdigest()
 
 
 class Trainer:

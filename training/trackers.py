@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from common import UserError, log
+from plumbing.errors import UserError, log
 
 
 def require(kind: str | None) -> None:

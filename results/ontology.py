@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labels import ONTOLOGY, normalise
+from reading.labels import ONTOLOGY, normalise
 
 ROOT = 0  # the added root; the ontology's nodes follow in the order of the file
 

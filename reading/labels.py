@@ -7,7 +7,8 @@ import json
 import re
 from pathlib import Path
 
-from common import ROOT, UserError
+from plumbing.errors import UserError
+from plumbing.flags import ROOT
 
 ONTOLOGY = ROOT / "CLAP" / "class_labels" / "audioset_ontology.json"
 # A quoted item of a written list, closed by its quote or the end: whatever opens matches, so the time is linear.

@@ -6,8 +6,9 @@ import argparse
 
 import numpy as np
 
-from comparison import AT_K, ORDER, RADII, SAME, Measures, Results, match, paired_intervals
-from ontology import Ontology
+from results.files import AT_K, ORDER, RADII, SAME, Results
+from results.measures import Measures, match, paired_intervals
+from results.ontology import Ontology
 
 COUNTS = ("valid_samples", "total_samples", "wrong_top1")
 

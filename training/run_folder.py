@@ -7,8 +7,9 @@ import shutil
 import time
 from pathlib import Path
 
-import checkpoints
-from common import UserError, log, remove_stale, require_writable, write_json
+from plumbing.errors import UserError, log
+from plumbing.files import remove_stale, require_writable, write_json
+from training import checkpoints
 
 
 class RunFolder:
@@ -19,7 +20,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: Path, setup: dict, resume: bool):
-        self.folder, self.setup, self.best = folder, setup, None
+        self.folder, self.setup, self.resuming, self.best = folder, setup, resume, None
         remove_stale(folder, seconds=0)  # a folder belongs to one run, so they are of one that was killed
         earlier = [*folder.glob("*projection_epoch_*.pth"), *folder.glob("setup.json")]
         earlier += [path for path in (folder / "tensorboard", folder / "swanlab") if path.is_dir()]
@@ -50,12 +51,23 @@ class RunFolder:
     def _best_file(self, epoch: int) -> Path:
         return self.folder / f"best_projection_epoch_{epoch}.pth"
 
+    def count(self, material, train, validation) -> None:
+        """Note how many clips are used, train, validate and were skipped."""
+        parts = {"used": len(material.clips), "train": len(train), "validation": len(validation)}
+        self.setup["clips"] = parts | material.counts
+        log.info("%d clips: %d train, %d validate, %d classes", *parts.values(), len(material.classes))
+
     def resume(self, identity: dict, trainer) -> int:
-        """Bring a training.Trainer to the last finished epoch of an interrupted run; -> that epoch, 0 for none.
+        """If that is wanted, bring a Trainer to the last finished epoch of an interrupted run; -> that epoch or 0.
 
         identity: what the weights depend on (settings, data, model). UserError if the earlier run differs in it, or if
         one of its checkpoints is damaged.
         """
+        done = self._resume(identity, trainer) if self.resuming else 0
+        self.write_setup()
+        return done
+
+    def _resume(self, identity: dict, trainer) -> int:
         found = [re.fullmatch(r"projection_epoch_(\d+)\.pth", path.name) for path in self.folder.iterdir()]
         content = best = None
         for epoch in sorted(int(match[1]) for match in found if match):

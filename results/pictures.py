@@ -7,7 +7,8 @@ import json
 import textwrap
 from pathlib import Path
 
-from common import CLASS_LABELS, UserError, log
+from plumbing.errors import UserError, log
+from plumbing.flags import CLASS_LABELS
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's colours, which differ for every kind of colour vision
 WIDTH = 8.8  # inches: 880 points of a README, in twice as many pixels
@@ -95,7 +96,7 @@ def same_loss(runs: list[dict]) -> bool:
 
 def read_results(paths: list[Path], class_labels: Path | None) -> list:
     """Results files, labelled by their names."""
-    from comparison import read
+    from results.files import read
 
     files = [read(path, path.stem.removeprefix("results_"), class_labels, CLASS_LABELS) for path in paths]
     for file in files:
@@ -113,9 +114,9 @@ def draw_gains(args: argparse.Namespace):
     """
     from matplotlib.figure import Figure
 
-    from comparison import Measures, match
-    from differences import class_changes
-    from ontology import Ontology
+    from results.compare import class_changes
+    from results.measures import Measures, match
+    from results.ontology import Ontology
 
     base, other = read_results(args.results, args.class_labels)
     if base.names != other.names:

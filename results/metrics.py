@@ -1,4 +1,4 @@
-"""Scores of clips against classes -> metrics, predictions, and the results JSON. One evaluation for every script."""
+"""Similarities against the truth -> the metrics. One function for every script."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import warnings
 
 import numpy as np
 
-from CLAP.embeddings import Skipped
-from common import UserError, warn
-from data import Clip
-from labels import ClassList
+from plumbing.errors import UserError
 
 ACCURACY_RANKS = (1, 3, 5, 10)
-NO_CLASS = "no label of the class list"
 
 
 def rank_classes(scores: np.ndarray) -> np.ndarray:
@@ -68,58 +64,3 @@ def metrics(scores: np.ndarray, targets: np.ndarray, top_k: int) -> dict:
 def _mean(values) -> float | None:
     values = list(values)
     return float(np.mean(values)) if values else None
-
-
-def similarity_stats(scores: np.ndarray) -> dict:
-    """min, max, mean and std of all similarities."""
-    return {name: float(getattr(scores, name)()) for name in ("min", "max", "mean", "std")}
-
-
-def warn_if_alike(scores: np.ndarray) -> None:
-    """A visible warning if every clip gets the same similarities, the sign of a broken encoder or checkpoint."""
-    if len(scores) > 1 and np.ptp(scores, axis=0).max() < 1e-6:
-        warn("all rows of the similarity are alike: every clip looks the same to this model; check the checkpoint")
-
-
-def predictions(scores: np.ndarray, clips: list[Clip], names: list[str], top_k: int) -> list[dict]:
-    """For each clip its best classes and its ground truth, for the results JSON."""
-    entries = []
-    for clip, row, order in zip(clips, scores, rank_classes(scores)[:, :top_k], strict=True):
-        best = [
-            {"rank": rank, "classname": names[column], "similarity": float(row[column])}
-            for rank, column in enumerate(order, 1)
-        ]
-        entries.append(
-            {
-                "sample_id": clip.sample_id,
-                "video_id": clip.video_id,
-                "predicted_top1": best[0]["classname"],
-                "top_k_predictions": best,
-                "ground_truth_labels": clip.machine_labels,
-                "ground_truth_human_labels": clip.human_labels,
-            }
-        )
-    return entries
-
-
-def unlabelled(clip: Clip) -> str | None:
-    """Why a clip cannot be tested: it has no label at all."""
-    return None if clip.human_labels else "no label"
-
-
-def reason_against(clip: Clip) -> str | None:
-    """Why a clip cannot train: it has no label, or none of the class list."""
-    return unlabelled(clip) or (None if clip.positions else NO_CLASS)
-
-
-def require_matches(clips: list[Clip], skipped: Skipped, classes: ClassList) -> None:
-    """UserError with examples if no clip has a label of the class list, or if there is no clip at all."""
-    if any(clip.positions for clip in clips):
-        return
-    labels = {label for clip in clips for label in clip.human_labels} | skipped.labels
-    unmatched = sorted(label for label in labels if classes.find(label) is None)[:5]
-    if not unmatched:
-        reasons = ", ".join(f"{entry['count']} {reason}" for reason, entry in skipped.report().items())
-        raise UserError(f"no row of the parquet files can be used ({reasons})")
-    pairs = "; ".join(f"{label!r} (near: {classes.near(label)!r})" for label in unmatched)
-    raise UserError(f"no label matches the class list of {len(classes)} names, for example {pairs}")

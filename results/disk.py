@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from common import UserError, choose_device
-from pictures import WIDTH, caption
+from plumbing.device import choose_device
+from plumbing.errors import UserError
+from results.pictures import WIDTH, caption
 
 # Okabe and Ito's colours, which differ for every kind of colour vision; their yellow is too faint on white.
 COLOURS = {
@@ -36,9 +37,10 @@ def draw_disk(args: argparse.Namespace):
     from matplotlib.figure import Figure
 
     from hyperbolic import tangent_pairwise_distance
-    from ontology import Ontology
+    from results.ontology import Ontology
 
-    classes, clips, projector, text, audio = tangent_vectors(args)
+    material, projector, text, audio = tangent_vectors(args)
+    classes, clips = material.classes, material.clips
     tree = Ontology()
     nodes, reason = tree.find(classes.names)
     if nodes is None:
@@ -123,31 +125,18 @@ def write_names(axes, at, names: list[str], clips) -> None:
 
 
 def tangent_vectors(args: argparse.Namespace) -> tuple:
-    """(class list, clips, projector, text (M, D), audio (N, D)), embedded, cached and projected as in testing."""
-    import checkpoints
+    """(material, projector, text (M, D), audio (N, D)), embedded, cached and projected as in testing."""
+    from embedding.folder import Sources, unlabelled
+    from training.heads import Head
 
     device = choose_device(args.device)
-    content = checkpoints.load(args.projection_checkpoint)
-    if content["similarity"] != "hyperbolic":
+    head = Head(args.projection_checkpoint, device)
+    if head.similarity != "hyperbolic":
         raise UserError(f"{args.projection_checkpoint} was trained for cosine similarity, which has no Poincare disk")
-    projector = checkpoints.rebuild(content, device)
-    from CLAP.cache import open_cache
-    from CLAP.embeddings import embed_classes, embed_folder
-    from CLAP.encoder import Encoder
-    from data import ParquetFolder
-    from evaluation import require_matches, unlabelled
-    from labels import ClassList
-
-    classes = ClassList.read(args.class_labels)
-    folder = ParquetFolder(args.parquet_dir, classes, args.skip_bad_files)
-    encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
-    checkpoints.require_model(args.projection_checkpoint, content, encoder)
-    cache = open_cache(args, encoder)
-    clips, audio, skipped = embed_folder(args, folder, encoder, cache, usable=unlabelled)
-    require_matches(clips, skipped, classes)
-    text = embed_classes(classes.names, encoder, cache)
-    audio, text = projector.audio(audio.to(device)), projector.text(text.to(device))
-    return classes, clips, projector, text, audio
+    sources = Sources(args, device)
+    head.require_model(sources.encoder)
+    material = sources.embed(unlabelled)
+    return material, head.projector, head.text(material.text), head.audio(material.audio)
 
 
 def most_common(names) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, write_atomic
 from hyperbolic import HyperbolicProjector
+from plumbing.errors import UserError
+from plumbing.files import write_atomic
 
 REQUIRED = {
     "epoch": int,
@@ -140,15 +141,6 @@ def _form(content):
     if isinstance(content, dict):
         return {key: _form(value) for key, value in content.items()}
     return [_form(value) for value in content] if isinstance(content, (list, tuple)) else content
-
-
-def require_model(path: Path, content: dict, encoder) -> None:
-    """UserError if a checkpoint's projector was trained on another CLAP model than the encoder."""
-    if content["clap_sha256"] != encoder.sha256:
-        raise UserError(
-            f"--projection-checkpoint {path} was trained on the CLAP model {content['clap_model']}, "
-            f"but --checkpoint {encoder.name} is another model"
-        )
 
 
 def rebuild(content: dict, device: torch.device) -> HyperbolicProjector:

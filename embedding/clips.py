@@ -1,0 +1,106 @@
+"""From parquet rows to embeddings: decode, encode and cache, in order, with a bounded number of clips in flight.
+
+Threads suffice for the decoding: libsndfile, soxr and SHA-256 run without the interpreter lock. On the CPU the
+same threads run the encoder, one clip each; on CUDA the main thread collects windows into large batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+
+import numpy as np
+import torch
+
+from CLAP.cache import EmbeddingCache
+from CLAP.encoder import Encoder
+from data import Clip, decode
+from embedding.cuda import CudaBatcher
+from embedding.skipped import Skipped
+from plumbing.device import cores
+from plumbing.errors import RowError
+
+TRIM_ROWS = 128  # rows after which freed memory is given back
+IN_FLIGHT = 3  # clips per thread that are read ahead of the encoder
+
+
+def embed_clips(
+    rows: Iterable[Clip],
+    encoder: Encoder,
+    cache: EmbeddingCache,
+    limit: int,
+    usable: Callable[[Clip], str | None],
+    workers: int | None = None,
+    batch_size: int = 32,
+    done: Callable[[], None] = lambda: None,
+) -> tuple[list[Clip], torch.Tensor, Skipped]:
+    """The first `limit` usable rows in order -> (clips without their audio, (N, D) float32 embeddings, skipped).
+
+    usable: gives the reason why a row cannot be used whatever its audio, or None. Decoding failures are skipped
+    too. Whatever is not in the cache is encoded and added to it. done: called after every row, used or not.
+    """
+    workers = workers or cores()
+    on_cpu = encoder.device.type == "cpu"
+    batcher = None if on_cpu else CudaBatcher(encoder, cache, batch_size)
+    clips, keys, skipped, finished = [], [], Skipped(), count(1)
+
+    def prepare(clip: Clip) -> tuple[bytes, np.ndarray | None] | RowError:
+        """In a worker thread: the clip's key and what is left to do (None if the cache knows it)."""
+        try:
+            if reason := usable(clip):
+                raise RowError(reason)
+            if clip.audio is None:
+                raise RowError("no audio")
+            key = clip.content_key()
+            if cache.get(key) is not None:
+                return key, None
+            waveform = decode(clip)
+            return key, encoder.encode_waveform(waveform) if on_cpu else encoder.windows(waveform)
+        except RowError as error:
+            return error
+        finally:
+            clip.audio = None
+
+    threads_before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        rows, pending = iter(rows), deque()
+        while len(clips) < limit:
+            # Never more rows in flight than are still wanted: what is not used is not encoded.
+            for clip in islice(rows, max(0, min(workers * IN_FLIGHT, limit - len(clips)) - len(pending))):
+                pending.append((clip, pool.submit(prepare, clip)))
+            if not pending:
+                break
+            clip, future = pending.popleft()
+            result = future.result()
+            done()
+            if next(finished) % TRIM_ROWS == 0:
+                trim_memory()
+            if isinstance(result, RowError):
+                skipped.add(clip, result)
+                continue
+            key, work = result
+            if work is not None and on_cpu:
+                cache.add(key, work)
+            elif work is not None:
+                batcher.add(key, work)
+            clips.append(clip)
+            keys.append(key)
+        if batcher:
+            batcher.finish()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads_before)
+        cache.flush()
+    audio = np.stack([cache.get(key) for key in keys]) if keys else np.empty((0, encoder.embed_dim), np.float32)
+    return clips, torch.from_numpy(audio), skipped
+
+
+def trim_memory() -> None:
+    """Give freed memory back: glibc keeps it for each thread, in ever more pieces, and a long run would grow by it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no such call
+        ctypes.CDLL(None).malloc_trim(0)

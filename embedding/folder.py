@@ -1,0 +1,139 @@
+"""A parquet folder as material: its usable clips and the class texts, with their vectors and the truth between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from CLAP.cache import EmbeddingCache, open_cache
+from CLAP.encoder import Encoder
+from data import Clip, ParquetFolder
+from embedding.clips import embed_clips
+from embedding.skipped import Skipped
+from embedding.texts import embed_classes
+from plumbing.device import cores
+from plumbing.errors import UserError
+from plumbing.ranks import Alone, Progress
+from reading.labels import ClassList
+
+NO_CLASS = "no label of the class list"
+
+
+@dataclass
+class Material:
+    """What is trained and tested on.
+
+    clips: the N used rows, without their audio. audio (N, D) and text (M, D): float32 embeddings on the CPU. targets
+    (N, M) bool: which class is true of which clip. counts: for the JSON.
+    """
+
+    classes: ClassList
+    clips: list[Clip]
+    audio: torch.Tensor
+    text: torch.Tensor
+    targets: torch.Tensor
+    counts: dict
+
+
+class Sources:
+    """Where material comes from: class list, parquet folder, encoder and its cache, checked before any work begins."""
+
+    def __init__(self, args, device: torch.device, ranks: Alone | None = None):
+        self.args, self.ranks = args, ranks or Alone()
+        self.classes = ClassList.read(args.class_labels)
+        self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files)
+        self.encoder = self.ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
+        self.cache = open_cache(args.cache_dir, args.no_cache, self.encoder)
+
+    def embed(self, usable: Callable[[Clip], str | None]) -> Material | None:
+        """The first --num-samples usable clips and all class texts; None on ranks above 0. UserError if there are none.
+
+        usable: gives the reason why a clip cannot be used, or None.
+        """
+        embedded = embed_folder(self.args, self.folder, self.encoder, self.cache, usable, self.ranks)
+        if embedded is None:
+            return None
+        clips, audio, skipped = embedded
+        require_matches(clips, skipped, self.classes)
+        text = embed_classes(self.classes.names, self.encoder, self.cache)
+        targets = target_matrix([clip.positions for clip in clips], len(self.classes))
+        counts = {"used": len(clips), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
+        return Material(self.classes, clips, audio, text, targets, counts)
+
+
+def embed_folder(
+    args,
+    folder: ParquetFolder,
+    encoder: Encoder,
+    cache: EmbeddingCache,
+    usable: Callable[[Clip], str | None],
+    ranks: Alone,
+) -> tuple[list[Clip], torch.Tensor, Skipped] | None:
+    """embed_clips over a folder, as --num-samples, --workers and --encode-batch-size ask; None on ranks above 0.
+
+    The rows still wanted are shared out over the ranks; for those that turn out unusable comes a further round, until
+    there are enough clips or no more rows. So the rows that are encoded, and their order, do not depend on the ranks.
+    """
+    wanted = min(args.num_samples or folder.num_rows, folder.num_rows)
+    workers = args.workers or max(1, cores() // ranks.local_size)
+    start, parts = 0, []
+    with Progress(ranks) as progress:
+        while wanted and start < folder.num_rows:
+            stop = min(start + wanted, folder.num_rows)
+            first, last = ranks.share(start, stop)
+            progress.begin(stop, last - first)
+            rows, limit = folder.rows(first, last), last - first
+            part = embed_clips(rows, encoder, cache, limit, usable, workers, args.encode_batch_size, progress.update)
+            progress.finish()
+            parts += ranks.gather(part) or []
+            progress.join()
+            wanted -= ranks.total(len(part[0]))
+            start = stop
+    bad_files = ranks.gather(folder.bad)
+    if bad_files is None:
+        return None
+    for some in bad_files:
+        folder.bad |= some
+    folder.tell()
+    clips, audio, skipped = [], [], Skipped()
+    for some, vectors, left_out in parts:
+        clips += some
+        audio.append(vectors)
+        skipped.merge(left_out)
+    skipped.tell()
+    if folder.bad and not clips and not skipped.counts:
+        raise folder.nothing()
+    return clips, audio[0] if len(audio) == 1 else torch.cat(audio), skipped
+
+
+def target_matrix(positions: list[list[int]], classes: int) -> torch.Tensor:
+    """Class positions of N clips -> (N, classes) bool."""
+    targets = torch.zeros(len(positions), classes, dtype=torch.bool)
+    rows = torch.repeat_interleave(torch.arange(len(positions)), torch.tensor([len(p) for p in positions]))
+    targets[rows, torch.tensor([p for some in positions for p in some], dtype=torch.long)] = True
+    return targets
+
+
+def unlabelled(clip: Clip) -> str | None:
+    """Why a clip cannot be tested: it has no label at all."""
+    return None if clip.human_labels else "no label"
+
+
+def reason_against(clip: Clip) -> str | None:
+    """Why a clip cannot train: it has no label, or none of the class list."""
+    return unlabelled(clip) or (None if clip.positions else NO_CLASS)
+
+
+def require_matches(clips: list[Clip], skipped: Skipped, classes: ClassList) -> None:
+    """UserError with examples if no clip has a label of the class list, or if there is no clip at all."""
+    if any(clip.positions for clip in clips):
+        return
+    labels = {label for clip in clips for label in clip.human_labels} | skipped.labels
+    unmatched = sorted(label for label in labels if classes.find(label) is None)[:5]
+    if not unmatched:
+        reasons = ", ".join(f"{entry['count']} {reason}" for reason, entry in skipped.report().items())
+        raise UserError(f"no row of the parquet files can be used ({reasons})")
+    pairs = "; ".join(f"{label!r} (near: {classes.near(label)!r})" for label in unmatched)
+    raise UserError(f"no label matches the class list of {len(classes)} names, for example {pairs}")

@@ -1,0 +1,93 @@
+"""Command lines: the parser, the types of its values, and the flags that several scripts have."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.json"
+DEFAULT_CHECKPOINT = "laion/larger_clap_general"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors, the script's docstring as help, and no abbreviated flags."""
+
+    def __init__(self, doc: str):
+        super().__init__(
+            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}\n")
+
+
+def positive(text: str) -> float:
+    """A finite float above 0."""
+    value = _number(text, float)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A float strictly between 0 and 1."""
+    value = _number(text, float)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1 (both excluded)")
+    return value
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of `minimum` or more."""
+
+    def whole(text: str) -> int:
+        value = _number(text, int)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is below {minimum}, the least accepted")
+        return value
+
+    return whole
+
+
+def seed(text: str) -> int:
+    """A whole number that every random generator takes."""
+    value = _number(text, int)
+    if not -(2**31) <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between {-(2**31)} and {2**32 - 1}")
+    return value
+
+
+def _number(text: str, kind: type):
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {noun}") from None
+
+
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that training and testing have in common: data, model, device, cache."""
+    add = parser.add_argument
+    add("--parquet-dir", type=Path, required=True, help="folder with the *.parquet files (top level, sorted)")
+    add("--device", default="cuda:0", help="cuda:0, cuda, cpu, ... (default: cuda:0; the CPU if there is no CUDA)")
+    add(
+        "--checkpoint",
+        default=DEFAULT_CHECKPOINT,
+        help=f"the CLAP model: a local folder or a ModelScope id (default: {DEFAULT_CHECKPOINT}, "
+        "from the local ModelScope cache or else fetched)",
+    )
+    add(
+        "--class-labels",
+        type=Path,
+        default=CLASS_LABELS,
+        help="JSON of class name -> index (default: the 527 AudioSet classes)",
+    )
+    add("--encode-batch-size", type=at_least(1), default=32, help="windows per encoder batch on CUDA (default: 32)")
+    add("--workers", type=at_least(1), default=None, help="decoding threads (default: one for each core)")
+    add("--no-autocast", action="store_true", help="encode in float32 on CUDA instead of bfloat16 autocast")
+    add("--cache-dir", type=Path, default=None, help="embedding cache (default: the user's cache folder)")
+    add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
+    add("--no-cache", action="store_true", help="neither read nor write the embedding cache")

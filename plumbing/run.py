@@ -1,0 +1,67 @@
+"""One run of a script: what can go wrong becomes a sentence and an exit code, and what it was stays on record."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from plumbing import ranks
+from plumbing.errors import Printable, UserError, printable
+
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA, PyTorch on Windows, on Linux
+OUT_OF_MEMORY = "out of memory: lower --batch-size or --num-samples, or run with --device cpu"
+
+
+def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Run `main` and turn what can go wrong outside the program into one sentence and an exit code."""
+    ranks.use_all_cores()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
+    # One log: the other ranks only warn, and say who they are.
+    level, sign = (logging.WARNING, f"rank {ranks.rank()}: ") if ranks.rank() else (logging.INFO, "")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Printable(f"{sign}%(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    try:
+        main(arguments)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; finished work is kept", 130)
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in NO_MEMORY):
+            return _fail(OUT_OF_MEMORY, 1)
+        raise
+    return 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    sign = f"rank {ranks.rank()}: " if ranks.rank() else ""
+    print(sign + (f"error: {printable(sentence)}" if code != 130 else sentence), file=sys.stderr)
+    return code
+
+
+def describe_run(args: argparse.Namespace, device, world_size: int) -> dict:
+    """What was run, for setup.json and the results JSON."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "device": str(device),
+        "world_size": world_size,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every library that a number depends on."""
+    libraries = ("torch", "transformers", "numpy", "pyarrow", "soundfile", "soxr", "scikit-learn")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}

@@ -1,0 +1,58 @@
+"""Material and a head -> similarities, metrics and predictions. One evaluation for every script."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data import Clip
+from embedding.folder import Material
+from plumbing.errors import warn
+from results.metrics import metrics, rank_classes
+from results.ontology import ontology_metrics
+from training.heads import Head
+
+
+def evaluate(material: Material, head: Head, top_k: int) -> tuple[np.ndarray, dict]:
+    """The (N, M) similarities of clips and classes, and what the results JSON says of them."""
+    audio, text = head.audio(material.audio), head.text(material.text)
+    scores, targets = head.compare(audio, text).cpu().numpy(), material.targets.numpy()
+    warn_if_alike(scores)
+    names, best = material.classes.names, scores.argmax(axis=1)
+    return scores, {
+        "similarity_stats": similarity_stats(scores),
+        "metrics": metrics(scores, targets, top_k),
+        "ontology": ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy()),
+        "predictions": predictions(scores, material.clips, names, top_k),
+    }
+
+
+def similarity_stats(scores: np.ndarray) -> dict:
+    """min, max, mean and std of all similarities."""
+    return {name: float(getattr(scores, name)()) for name in ("min", "max", "mean", "std")}
+
+
+def warn_if_alike(scores: np.ndarray) -> None:
+    """A visible warning if every clip gets the same similarities, the sign of a broken encoder or checkpoint."""
+    if len(scores) > 1 and np.ptp(scores, axis=0).max() < 1e-6:
+        warn("all rows of the similarity are alike: every clip looks the same to this model; check the checkpoint")
+
+
+def predictions(scores: np.ndarray, clips: list[Clip], names: list[str], top_k: int) -> list[dict]:
+    """For each clip its best classes and its ground truth, for the results JSON."""
+    entries = []
+    for clip, row, order in zip(clips, scores, rank_classes(scores)[:, :top_k], strict=True):
+        best = [
+            {"rank": rank, "classname": names[column], "similarity": float(row[column])}
+            for rank, column in enumerate(order, 1)
+        ]
+        entries.append(
+            {
+                "sample_id": clip.sample_id,
+                "video_id": clip.video_id,
+                "predicted_top1": best[0]["classname"],
+                "top_k_predictions": best,
+                "ground_truth_labels": clip.machine_labels,
+                "ground_truth_human_labels": clip.human_labels,
+            }
+        )
+    return entries

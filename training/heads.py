@@ -1,0 +1,74 @@
+"""What compares audio with text: CLAP's own cosine, or a trained projector. One similarity for every script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hyperbolic import HyperbolicProjector, cosine_similarity
+from plumbing.errors import UserError
+from training import checkpoints
+
+
+class Head:
+    """Embeddings -> vectors -> similarities.
+
+    path: a projection checkpoint, or None for plain cosine. content: what the checkpoint holds. UserError if it is no
+    good.
+    """
+
+    def __init__(self, path: Path | None, device: torch.device):
+        self.path, self.device = path, device
+        self.content: dict = checkpoints.load(path) if path else {}
+        self.projector: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None
+
+    @property
+    def trained(self) -> bool:
+        """Whether a projector lies between embeddings and similarity."""
+        return self.projector is not None
+
+    @property
+    def similarity(self) -> str:
+        """hyperbolic or cosine."""
+        return self.content.get("similarity", "cosine")
+
+    def require_model(self, encoder) -> None:
+        """UserError if the projector was trained on another CLAP model than the encoder."""
+        if self.trained and self.content["clap_sha256"] != encoder.sha256:
+            raise UserError(
+                f"--projection-checkpoint {self.path} was trained on the CLAP model {self.content['clap_model']}, "
+                f"but --checkpoint {encoder.name} is another model"
+            )
+
+    def audio(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(N, embed_dim) audio embeddings -> the (N, D) vectors that are compared, on the device."""
+        embeddings = embeddings.to(self.device)
+        return self.projector.audio(embeddings) if self.trained else embeddings
+
+    def text(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(M, embed_dim) text embeddings -> the (M, D) vectors that are compared, on the device."""
+        embeddings = embeddings.to(self.device)
+        return self.projector.text(embeddings) if self.trained else embeddings
+
+    def compare(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Vectors (N, D), (M, D) -> similarities (N, M)."""
+        return (self.projector.compare if self.trained else cosine_similarity)(audio, text)
+
+    def describe(self, encoder, prompt: str) -> dict:
+        """The models behind the numbers, for the results JSON. c, curvature and temperature: None for plain cosine."""
+        hyperbolic = self.similarity == "hyperbolic"
+        return {
+            "clap_model": encoder.name,
+            "clap_sha256": encoder.sha256,
+            "prompt": prompt,
+            "use_hyperbolic": hyperbolic,
+            "similarity": self.similarity,
+            "projection_checkpoint": str(self.path) if self.path else None,
+            "epoch": self.content.get("epoch"),
+            "output_dim": self.content.get("output_dim", encoder.embed_dim),
+            "c": self.content["c"] if hyperbolic else None,
+            "c_meaning": "squared radius of the ball, curvature = -1/c",
+            "curvature": -1 / self.content["c"] if hyperbolic else None,
+            "temperature": self.content.get("temperature"),
+        }
