@@ -106,7 +106,7 @@ def check_against(args: argparse.Namespace, head) -> None:
             if getattr(args, flag) is not None:
                 warn(f"--{flag} {getattr(args, flag):g} has no effect: plain cosine has no {flag}")
         return
-    if head.similarity != ("hyperbolic" if args.use_hyperbolic else "cosine"):
+    if (head.similarity == "hyperbolic") != args.use_hyperbolic:
         mend = "test it without --use-hyperbolic" if args.use_hyperbolic else "add --use-hyperbolic"
         raise UserError(f"{args.projection_checkpoint} was trained for {head.similarity} similarity; {mend}")
     for flag in ("c", "temperature"):

@@ -54,3 +54,14 @@ def test_the_encoder_knows_nothing_of_parquet_ranks_or_flags():
 def test_a_room_says_in_one_sentence_what_it_is(room):
     sentence = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
     assert sentence and "\n" not in sentence and sentence.endswith(".")
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_tree_of_the_readme_is_the_tree_on_disk(name):
+    tree = re.findall(r"^    ((?:[\w-]+(?:/|\.py) +)+)\S", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    shown = [entry for line in tree for entry in line.split()]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {path.split("/")[0] + "/" for path in tracked if "/" in path and not path.startswith(".")}
+    scripts = {path for path in tracked if "/" not in path and path.endswith(".py")}
+    assert sorted(shown) == sorted(folders | scripts)
+    assert [entry.rstrip("/").removesuffix(".py") for entry in shown][: len(ROOMS)] == ROOMS
