@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
     if args.use_hyperbolic and args.projection_checkpoint is None:
         raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
     from embedding.folder import Sources, unlabelled
-    from embedding.texts import PROMPT
+    from embedding.texts import read_prompts
     from plumbing.ranks import open_ranks
     from results.evaluation import evaluate
     from results.files import save_scores
@@ -71,8 +71,9 @@ def main(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     head = Head(args.projection_checkpoint, device)
     check_against(args, head)
+    prompts = head.prompts(read_prompts(args))
     ranks = open_ranks()
-    sources = Sources(args, device, ranks)
+    sources = Sources(args, device, ranks, prompts)
     head.require_model(sources.encoder)
     output = args.output_json or default_output(head)
     if not ranks.rank:
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
     if args.save_scores:
         save_scores(args.save_scores, scores, material.targets.numpy())
         info["scores"] = os.path.relpath(args.save_scores, output.parent)
-    write_json(output, {"test_info": info, "model_info": head.describe(sources.encoder, PROMPT)} | evaluation)
+    write_json(output, {"test_info": info, "model_info": head.describe(sources.encoder, sources.prompt)} | evaluation)
     for name, value in evaluation["metrics"].items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()

@@ -66,7 +66,6 @@ def main(args: argparse.Namespace) -> None:
     if args.learn_c and args.similarity == "cosine":
         raise UserError("--learn-c has no meaning with --similarity cosine, which has no c; leave one of them out")
     from embedding.folder import Sources, reason_against
-    from embedding.texts import PROMPT
     from plumbing.ranks import open_ranks
     from training.loop import Settings, Trainer
     from training.split import fingerprint, split_by_video
@@ -91,9 +90,10 @@ def main(args: argparse.Namespace) -> None:
     on_device = [tensor.to(device) for tensor in (material.audio, material.targets, material.text)]
     trainer = Trainer(settings, *on_device, train, validation)
     data = fingerprint(material.audio, material.targets, material.text, train)
-    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": PROMPT}
-    model |= {"embed_dim": encoder.embed_dim, "identity": settings.identity() | {"data": data}}
-    done = output.resume(model["identity"], trainer)
+    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": sources.prompt}
+    identity = {"prompt": sources.prompt} | settings.identity() | {"data": data}
+    model |= {"embed_dim": encoder.embed_dim, "identity": identity}
+    done = output.resume(identity, trainer)
     for figures in trainer.epochs(first=done + 1):
         output.keep(figures | trainer.state() | model)
         tracker.log(figures["epoch"], figures)

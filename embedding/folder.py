@@ -12,7 +12,7 @@ from CLAP.encoder import Encoder
 from data import Clip, ParquetFolder
 from embedding.clips import embed_clips
 from embedding.skipped import Skipped
-from embedding.texts import embed_classes
+from embedding.texts import PROMPT, embed_classes, read_prompts
 from plumbing.device import cores
 from plumbing.errors import UserError
 from plumbing.ranks import Alone, Progress
@@ -38,14 +38,23 @@ class Material:
 
 
 class Sources:
-    """Where material comes from: class list, parquet folder, encoder and its cache, checked before any work begins."""
+    """Where material comes from: class list, parquet folder, encoder and its cache, checked before any work begins.
 
-    def __init__(self, args, device: torch.device, ranks: Alone | None = None):
+    prompts: the templates of the class texts; None: what the flags say.
+    """
+
+    def __init__(self, args, device: torch.device, ranks: Alone | None = None, prompts: list[str] | None = None):
         self.args, self.ranks = args, ranks or Alone()
+        self.prompts = prompts or read_prompts(args) or [PROMPT]
         self.classes = ClassList.read(args.class_labels)
         self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files)
         self.encoder = self.ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
         self.cache = open_cache(args.cache_dir, args.no_cache, self.encoder)
+
+    @property
+    def prompt(self) -> str:
+        """The templates, one a line, for checkpoints and results files."""
+        return "\n".join(self.prompts)
 
     def embed(self, usable: Callable[[Clip], str | None]) -> Material | None:
         """The first --num-samples usable clips and all class texts; None on ranks above 0. UserError if there are none.
@@ -57,7 +66,7 @@ class Sources:
             return None
         clips, audio, skipped = embedded
         require_matches(clips, skipped, self.classes)
-        text = embed_classes(self.classes.names, self.encoder, self.cache)
+        text = embed_classes(self.classes.names, self.encoder, self.cache, self.prompts)
         targets = target_matrix([clip.positions for clip in clips], len(self.classes))
         counts = {"used": len(clips), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
         return Material(self.classes, clips, audio, text, targets, counts)

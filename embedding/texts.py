@@ -1,7 +1,8 @@
-"""From texts to embeddings: class names in the prompt, each encoded once."""
+"""From texts to embeddings: class names in one or several prompts, each text encoded once."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 
 import numpy as np
@@ -10,24 +11,58 @@ import torch
 from CLAP.cache import EmbeddingCache
 from CLAP.encoder import Encoder
 from plumbing.errors import UserError, log
+from plumbing.flags import template
 
 PROMPT = "This is a sound of {label}."
 
 
-def embed_classes(names: list[str], encoder: Encoder, cache: EmbeddingCache) -> torch.Tensor:
-    """Class names -> (M, D) float32 embeddings of the prompt with each name."""
-    texts = [PROMPT.format(label=name) for name in names]
+def read_prompts(args: argparse.Namespace) -> list[str] | None:
+    """The templates of --prompt or --prompt-file, None without either; UserError if the file holds none or a bad one.
+
+    Blank lines of the file do not count.
+    """
+    if args.prompt_file is None:
+        return args.prompt
+    if args.prompt:
+        raise UserError("--prompt and --prompt-file exclude each other; give one of them")
+    try:
+        lines = args.prompt_file.read_text(encoding="utf-8-sig").splitlines()
+        templates = [template(line.strip()) for line in lines if line.strip()]
+    except OSError as error:
+        raise UserError(f"--prompt-file {args.prompt_file} cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, argparse.ArgumentTypeError) as error:
+        raise UserError(f"--prompt-file {args.prompt_file}: {error}") from None
+    if not templates:
+        raise UserError(f"--prompt-file {args.prompt_file} is empty; it must hold one template a line, with {{label}}")
+    return templates
+
+
+def embed_classes(
+    names: list[str], encoder: Encoder, cache: EmbeddingCache, prompts: list[str] | tuple[str, ...] = (PROMPT,)
+) -> torch.Tensor:
+    """Class names -> (M, D) float32 unit embeddings of the prompt with each name.
+
+    Of several prompts the average, normalised again (Radford et al. 2021, "Learning Transferable Visual Models",
+    section 3.1.4).
+    """
+    text = embed_texts([prompt.replace("{label}", name) for prompt in prompts for name in names], encoder, cache)
+    if len(prompts) > 1:
+        text = torch.nn.functional.normalize(text.view(len(prompts), len(names), -1).mean(dim=0), dim=-1)
+    if len(names) > 1 and bool((text == text[0]).all()):
+        raise UserError(f"--checkpoint {encoder.name} gives every class text one embedding: its tokenizer is broken")
+    return text
+
+
+def embed_texts(texts: list[str], encoder: Encoder, cache: EmbeddingCache) -> torch.Tensor:
+    """Texts -> (M, D) float32 unit embeddings; each distinct text is encoded once, ever."""
     keys = [text_key(text) for text in texts]
-    missing = [i for i, key in enumerate(keys) if cache.get(key) is None]
+    missing = list({key: i for i, key in enumerate(keys) if cache.get(key) is None}.values())
     if missing:
-        log.info("encoding %d class texts", len(missing))
+        log.info("encoding %d texts", len(missing))
         for i, vector in zip(missing, encoder.encode_texts([texts[i] for i in missing]), strict=True):
             cache.add(keys[i], vector)
         cache.flush()
-    text = torch.from_numpy(np.stack([cache.get(key) for key in keys]))
-    if bool((text == text[0]).all()):
-        raise UserError(f"--checkpoint {encoder.name} gives every class text one embedding: its tokenizer is broken")
-    return text
+    return torch.from_numpy(np.stack([cache.get(key) for key in keys]))
 
 
 def text_key(text: str) -> bytes:

@@ -60,6 +60,13 @@ def seed(text: str) -> int:
     return value
 
 
+def template(text: str) -> str:
+    """A prompt template: one line that holds {label}, where the class name goes."""
+    if "{label}" not in text or len(text.splitlines()) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one line that holds {{label}}, where the class name goes")
+    return text
+
+
 def _number(text: str, kind: type):
     try:
         return kind(text)
@@ -85,6 +92,9 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
         default=CLASS_LABELS,
         help="JSON of class name -> index (default: the 527 AudioSet classes)",
     )
+    add("--prompt", type=template, action="append", default=None, metavar="TEMPLATE", help="text of a class, "
+        "{label} being its name; several times: averaged (default: the checkpoint's, or This is a sound of {label}.)")
+    add("--prompt-file", type=Path, default=None, help="text file with one prompt template a line, averaged")
     add("--encode-batch-size", type=at_least(1), default=32, help="windows per encoder batch on CUDA (default: 32)")
     add("--workers", type=at_least(1), default=None, help="decoding threads (default: one for each core)")
     add("--no-autocast", action="store_true", help="encode in float32 on CUDA instead of bfloat16 autocast")

@@ -127,13 +127,14 @@ def write_names(axes, at, names: list[str], clips) -> None:
 def tangent_vectors(args: argparse.Namespace) -> tuple:
     """(material, projector, text (M, D), audio (N, D)), embedded, cached and projected as in testing."""
     from embedding.folder import Sources, unlabelled
+    from embedding.texts import read_prompts
     from training.heads import Head
 
     device = choose_device(args.device)
     head = Head(args.projection_checkpoint, device)
     if head.similarity != "hyperbolic":
         raise UserError(f"{args.projection_checkpoint} was trained for cosine similarity, which has no Poincare disk")
-    sources = Sources(args, device)
+    sources = Sources(args, device, prompts=head.prompts(read_prompts(args)))
     head.require_model(sources.encoder)
     material = sources.embed(unlabelled)
     return material, head.projector, head.text(material.text), head.audio(material.audio)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from embedding.texts import PROMPT
 from hyperbolic import HyperbolicProjector, cosine_similarity
 from plumbing.errors import UserError
 from training import checkpoints
@@ -32,6 +33,19 @@ class Head:
     def similarity(self) -> str:
         """hyperbolic or cosine."""
         return self.content.get("similarity", "cosine")
+
+    def prompts(self, given: list[str] | None) -> list[str]:
+        """The templates of the class texts: the checkpoint's, or those given; UserError if the two differ."""
+        if not self.trained:
+            return given or [PROMPT]
+        trained = self.content["prompt"].split("\n")
+        if given is not None and sorted(given) != sorted(trained):
+            shown = [" | ".join(templates) for templates in (given, trained)]
+            raise UserError(
+                f"--prompt {shown[0]!r} contradicts {self.path}, which was trained with {shown[1]!r}; leave the flag "
+                "out or give the same"
+            )
+        return trained
 
     def require_model(self, encoder) -> None:
         """UserError if the projector was trained on another CLAP model than the encoder."""

@@ -74,7 +74,7 @@ class RunFolder:
             path = self._epoch_file(epoch)
             content = checkpoints.load(path, "--resume:")
             for name, value in identity.items():
-                before = content["identity"].get(name)
+                before = content["identity"].get(name, content.get(name))  # older ones do not list all
                 if type(before) is not type(value) or before != value:
                     raise UserError(
                         f"--resume: {path} was trained with {name} = {before}, this run has {value};"
