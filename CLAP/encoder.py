@@ -1,4 +1,4 @@
-"""The frozen CLAP model: found or fetched, fingerprinted, and loaded only when something must be encoded.
+"""The frozen CLAP model, loaded only when something must be encoded.
 
 Same clip, same embedding, to the last bit on the CPU: there every window passes the network alone, one thread
 for each core. That is as fast as batches with all cores on one (batching saves no work on a CPU), and matrix
@@ -8,61 +8,18 @@ kernels round differently for other batch sizes.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from CLAP import SAMPLE_RATE
-from plumbing.device import cores
-from plumbing.errors import UserError, log
+from CLAP.checkpoint import ModelFolder, resolve_checkpoint
+from plumbing.errors import UserError, first_line
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
-HASHED_AT_ONCE = 1 << 25
 TEXT_BATCH = 16
 TEXT_STEP = 8  # token lengths are padded up to a multiple of this
-
-
-def resolve_checkpoint(name: str) -> Path:
-    """The local folder of a CLAP model: `name` itself, or what ModelScope has cached or fetches for it.
-
-    A local folder never imports modelscope, which is slow to import. UserError if there is no such model.
-    """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            raise UserError(
-                f"--checkpoint {name} is neither a local folder nor a ModelScope id such as laion/larger_clap_general"
-            )
-        folder = _from_modelscope(name)
-    if not (folder / "config.json").is_file() or not any((folder / w).is_file() for w in WEIGHTS):
-        raise UserError(f"--checkpoint {folder} holds no CLAP model: config.json and {WEIGHTS[0]} are needed")
-    return folder
-
-
-def _from_modelscope(name: str) -> Path:
-    from modelscope import snapshot_download
-
-    # Offline first: a complete local copy is never a reason to ask the network.
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except Exception:
-        log.info("fetching %s through ModelScope", name)
-    try:
-        return Path(snapshot_download(name))
-    except Exception as error:  # its client raises errors of many libraries
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"--checkpoint {name} is no local folder and ModelScope cannot fetch it ({reason}); "
-            "give the path of a downloaded model"
-        ) from None
 
 
 class Encoder:
@@ -74,35 +31,15 @@ class Encoder:
 
     def __init__(self, checkpoint: str, device: torch.device, autocast: bool = True):
         self.name = checkpoint
-        self.folder = resolve_checkpoint(checkpoint)
+        files = ModelFolder(resolve_checkpoint(checkpoint))
+        self.folder, self.config, self.preprocessor = files.folder, files.config, files.preprocessor
+        self.in_safetensors, self.sha256 = files.in_safetensors, files.sha256
         self.device = device
         self.autocast = autocast and device.type == "cuda"
-        self.weights = next(w for w in WEIGHTS if (self.folder / w).is_file())
-        try:
-            self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-            self.preprocessor = json.loads((self.folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"--checkpoint {self.folder} lacks {Path(error.filename).name}") from None
-        except ValueError:
-            raise UserError(f"--checkpoint {self.folder} has a config that is not JSON") from None
-        if not isinstance(self.config, dict) or not isinstance(self.preprocessor, dict):
-            raise UserError(f"--checkpoint {self.folder} has a config that is not a JSON object")
-        if self.config.get("model_type") != "clap":
-            raise UserError(f"--checkpoint {self.folder} is a {self.config.get('model_type')!r} model, not 'clap'")
-        if self.preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-            raise UserError(f"--checkpoint {self.folder} wants another sampling rate than {SAMPLE_RATE} Hz")
-        self.sha256 = self._hash_files()
         self.fingerprint = self._fingerprint()
         self.embed_dim = self.config.get("projection_dim", 512)
         self._lock = threading.Lock()
         self._model = self._log_mel = None
-
-    def _hash_files(self) -> str:
-        digest = hashlib.sha256()
-        for name in ("config.json", "preprocessor_config.json", self.weights, *TEXT_FILES):
-            if (self.folder / name).is_file():
-                digest.update(f"{name} ".encode() + _hash_file(self.folder / name))
-        return digest.hexdigest()
 
     def _fingerprint(self) -> str:
         import soundfile
@@ -122,7 +59,7 @@ class Encoder:
                 try:
                     self._log_mel = LogMel(self.preprocessor, self.device)
                 except Exception as error:  # a preprocessor of wild numbers fails anywhere in there
-                    raise self._cannot("make spectrograms from its preprocessor_config.json", error) from None
+                    raise self._cannot("make spectrograms with its preprocessor", error) from None
             return self._log_mel
 
     @property
@@ -143,7 +80,7 @@ class Encoder:
             model, info = ClapModel.from_pretrained(
                 self.folder,
                 dtype=torch.float32,  # a float16 checkpoint would otherwise run in float16
-                use_safetensors=self.weights.endswith(".safetensors"),
+                use_safetensors=self.in_safetensors,
                 local_files_only=True,
                 output_loading_info=True,
             )
@@ -159,8 +96,7 @@ class Encoder:
         return model.eval().requires_grad_(False).to(self.device)
 
     def _cannot(self, what: str, error: Exception) -> UserError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        return UserError(f"--checkpoint {self.folder} cannot {what}: {reason}")
+        return UserError(f"--checkpoint {self.folder} cannot {what}: {first_line(error)[:300]}")
 
     @torch.inference_mode()
     def encode_windows(self, windows: torch.Tensor) -> torch.Tensor:
@@ -209,19 +145,6 @@ class Encoder:
                 features = self.model.get_text_features(**inputs.to(self.device)).pooler_output
                 vectors[chosen] = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
         return vectors
-
-
-def _hash_file(path: Path) -> bytes:
-    """SHA-256 of the SHA-256 of each HASHED_AT_ONCE bytes, on all cores: every start hashes the whole model."""
-
-    def hash_part(start: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(start)
-            return hashlib.sha256(file.read(HASHED_AT_ONCE)).digest()
-
-    with ThreadPoolExecutor(cores()) as pool:
-        parts = pool.map(hash_part, range(0, path.stat().st_size, HASHED_AT_ONCE))
-    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def merge_windows(vectors: torch.Tensor) -> np.ndarray:

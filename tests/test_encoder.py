@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, tone
+from conftest import TINY, tone
 
 from benchmarks.material import SMALL, make_checkpoint
-from CLAP.encoder import Encoder, resolve_checkpoint
+from CLAP.encoder import Encoder
 from CLAP.logmel import LogMel
 from data import ParquetFolder, decode
 from plumbing.errors import UserError
@@ -129,52 +128,21 @@ def test_float16_weights_run_in_float32(encoder):
     assert {p.dtype for p in encoder.model.parameters()} == {torch.float32}
 
 
-def test_a_local_folder_does_not_import_modelscope(encoder):
-    assert resolve_checkpoint(str(TINY)) == TINY
-    assert "modelscope" not in sys.modules
-
-
-def test_a_cached_model_is_used_offline(monkeypatch):
-    calls = []
-
-    class Hub:
-        @staticmethod
-        def snapshot_download(name, local_files_only=False):
-            calls.append((name, local_files_only))
-            return str(TINY)
-
-    monkeypatch.setitem(sys.modules, "modelscope", Hub)
-    assert resolve_checkpoint("laion/larger_clap_general") == TINY
-    assert calls == [("laion/larger_clap_general", True)]
-
-
-def test_a_model_that_cannot_be_fetched_is_one_sentence(monkeypatch):
-    class Hub:
-        @staticmethod
-        def snapshot_download(name, local_files_only=False):
-            raise ConnectionError("no network\nand more")
-
-    monkeypatch.setitem(sys.modules, "modelscope", Hub)
-    with pytest.raises(UserError, match="laion/nothing is no local folder and ModelScope cannot fetch it") as error:
-        resolve_checkpoint("laion/nothing")
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda f: (f / "config.json").unlink(), "holds no CLAP model"),
-        (lambda f: (f / "config.json").write_text("{"), "config that is not JSON"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json that is not JSON"),
         (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "'bert' model"),
         (lambda f: (f / "preprocessor_config.json").unlink(), "lacks preprocessor_config.json"),
-        (lambda f: (f / "config.json").write_text("[]"), "config that is not a JSON object"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json that is not a JSON object"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded as a CLAP model"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be loaded with its tokenizer"),
         (lambda f: (f / "tokenizer.json").unlink(), "cannot be loaded with its tokenizer"),
         (lambda f: change(f / "config.json", projection_dim="x"), "Validation error for field 'projection_dim'"),
         (lambda f: change(f / "preprocessor_config.json", hop_length=0), "windows of 480000 samples in steps of 0"),
         (lambda f: change(f / "preprocessor_config.json", max_length_s=10**6), "windows of 48000000000 samples"),
-        (lambda f: change(f / "preprocessor_config.json", fft_window_size="x"), "cannot make spectrograms from its"),
+        (lambda f: change(f / "preprocessor_config.json", fft_window_size="x"), "cannot make spectrograms with its"),
     ],
 )
 def test_a_damaged_model_is_named(tmp_path, damage, says):
@@ -226,8 +194,3 @@ def test_missing_weights_are_not_filled_with_random_numbers(tmp_path):
     save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="audio_projection.linear1.weight"):
         assert Encoder(str(tmp_path / "model"), CPU).model
-
-
-def test_not_a_path_and_not_an_id():
-    with pytest.raises(UserError, match="neither a local folder nor a ModelScope id"):
-        resolve_checkpoint(str(ROOT / "nowhere" / "to" / "be"))
