@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     if material is None:
         return ranks.close()
 
-    train, validation = split_by_video([clip.video_id for clip in material.clips], args.train_ratio, args.seed)
+    train, validation = split_by_video(material.rows.videos, args.train_ratio, args.seed)
     output.count(material, train, validation)
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
     on_device = [tensor.to(device) for tensor in (material.audio, material.targets, material.text)]

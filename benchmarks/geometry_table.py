@@ -48,7 +48,7 @@ def load(train_dir: Path, eval_dir: Path, checkpoint: str) -> Data:
     from CLAP.encoder import Encoder
     from data import ParquetFolder
     from embedding.clips import embed_clips
-    from embedding.folder import reason_against, target_matrix
+    from embedding.folder import columns, reason_against
     from embedding.texts import embed_classes
     from plumbing.flags import CLASS_LABELS
     from reading.labels import ClassList
@@ -58,9 +58,10 @@ def load(train_dir: Path, eval_dir: Path, checkpoint: str) -> Data:
     cache = EmbeddingCache(default_folder(), encoder.fingerprint)
 
     def embed(folder):
-        rows = ParquetFolder(folder, classes)
-        clips, audio, _ = embed_clips(rows, encoder, cache, rows.num_rows, reason_against)
-        return [clip.video_id for clip in clips], audio, target_matrix([clip.positions for clip in clips], len(classes))
+        whole = ParquetFolder(folder, classes)
+        clips, audio, _ = embed_clips(whole, encoder, cache, whole.num_rows, reason_against)
+        rows = columns(clips, classes)
+        return rows.videos, audio, torch.from_numpy(rows.targets)
 
     videos, audio, targets = embed(train_dir)
     _, eval_audio, eval_targets = embed(eval_dir)

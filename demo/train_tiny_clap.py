@@ -68,7 +68,6 @@ from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrained
 
 from CLAP.logmel import LogMel  # noqa: E402
 from data import ParquetFolder, decode  # noqa: E402
-from embedding.folder import target_matrix  # noqa: E402
 from plumbing.flags import CLASS_LABELS  # noqa: E402
 from reading.labels import ONTOLOGY, ClassList  # noqa: E402
 from results.metrics import metrics  # noqa: E402
@@ -92,7 +91,8 @@ def load_sounds(folders, classes):
     for folder, clip in ((source, clip) for source in folders for clip in ParquetFolder(source, classes)):
         waveform = decode(clip)[: log_mel.window]
         mel = log_mel(torch.from_numpy(log_mel.pad(waveform))[None])[0, 0]
-        target = target_matrix([clip.positions], len(classes))[0].float()
+        target = torch.zeros(len(classes))
+        target[clip.positions] = 1
         end = log_mel.window // len(waveform) * len(waveform) // log_mel.hop
         sounds.append(Sound(mel, target, max(1, len(waveform) // log_mel.hop), end, folder, clip.video_id))
     return sounds

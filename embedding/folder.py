@@ -17,6 +17,7 @@ from plumbing.device import cores
 from plumbing.errors import UserError
 from plumbing.ranks import Alone, Progress
 from reading.labels import ClassList
+from reading.rows import Rows
 
 NO_CLASS = "no label of the class list"
 
@@ -25,12 +26,12 @@ NO_CLASS = "no label of the class list"
 class Material:
     """What is trained and tested on.
 
-    clips: the N used rows, without their audio. audio (N, D) and text (M, D): float32 embeddings on the CPU. targets
+    rows: the N used rows, without their audio. audio (N, D) and text (M, D): float32 embeddings on the CPU. targets
     (N, M) bool: which class is true of which clip. counts: for the JSON.
     """
 
     classes: ClassList
-    clips: list[Clip]
+    rows: Rows
     audio: torch.Tensor
     text: torch.Tensor
     targets: torch.Tensor
@@ -64,12 +65,12 @@ class Sources:
         embedded = embed_folder(self.args, self.folder, self.encoder, self.cache, usable, self.ranks)
         if embedded is None:
             return None
-        clips, audio, skipped = embedded
-        require_matches(clips, skipped, self.classes)
+        rows, audio, skipped = embedded
+        require_matches(rows, skipped)
         text = embed_classes(self.classes.names, self.encoder, self.cache, self.prompts)
-        targets = target_matrix([clip.positions for clip in clips], len(self.classes))
-        counts = {"used": len(clips), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
-        return Material(self.classes, clips, audio, text, targets, counts)
+        targets = torch.from_numpy(rows.targets)
+        counts = {"used": len(rows), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
+        return Material(self.classes, rows, audio, text, targets, counts)
 
 
 def embed_folder(
@@ -79,7 +80,7 @@ def embed_folder(
     cache: EmbeddingCache,
     usable: Callable[[Clip], str | None],
     ranks: Alone,
-) -> tuple[list[Clip], torch.Tensor, Skipped] | None:
+) -> tuple[Rows, torch.Tensor, Skipped] | None:
     """embed_clips over a folder, as --num-samples, --workers and --encode-batch-size ask; None on ranks above 0.
 
     The rows still wanted are shared out over the ranks; for those that turn out unusable comes a further round, until
@@ -96,7 +97,7 @@ def embed_folder(
             rows, limit = folder.rows(first, last), last - first
             part = embed_clips(rows, encoder, cache, limit, usable, workers, args.encode_batch_size, progress.update)
             progress.finish()
-            parts += ranks.gather(part) or []
+            parts += ranks.gather((columns(part[0], folder.classes), *part[1:])) or []
             progress.join()
             wanted -= ranks.total(len(part[0]))
             start = stop
@@ -106,23 +107,22 @@ def embed_folder(
     for some in bad_files:
         folder.bad |= some
     folder.tell()
-    clips, audio, skipped = [], [], Skipped()
+    used, audio, skipped = [], [], Skipped()
     for some, vectors, left_out in parts:
-        clips += some
+        used.append(some)
         audio.append(vectors)
         skipped.merge(left_out)
     skipped.tell()
-    if folder.bad and not clips and not skipped.counts:
+    rows = Rows.join(folder.classes, used)
+    if folder.bad and not len(rows) and not skipped.counts:
         raise folder.nothing()
-    return clips, audio[0] if len(audio) == 1 else torch.cat(audio), skipped
+    return rows, audio[0] if len(audio) == 1 else torch.cat(audio), skipped
 
 
-def target_matrix(positions: list[list[int]], classes: int) -> torch.Tensor:
-    """Class positions of N clips -> (N, classes) bool."""
-    targets = torch.zeros(len(positions), classes, dtype=torch.bool)
-    rows = torch.repeat_interleave(torch.arange(len(positions)), torch.tensor([len(p) for p in positions]))
-    targets[rows, torch.tensor([p for some in positions for p in some], dtype=torch.long)] = True
-    return targets
+def columns(clips: list[Clip], classes: ClassList) -> Rows:
+    """Clips as Rows."""
+    names = ("sample_id", "video_id", "human_labels", "machine_labels")
+    return Rows.of(classes, *([getattr(clip, name) for clip in clips] for name in names))
 
 
 def unlabelled(clip: Clip) -> str | None:
@@ -135,11 +135,12 @@ def reason_against(clip: Clip) -> str | None:
     return unlabelled(clip) or (None if clip.positions else NO_CLASS)
 
 
-def require_matches(clips: list[Clip], skipped: Skipped, classes: ClassList) -> None:
+def require_matches(rows: Rows, skipped: Skipped) -> None:
     """UserError with examples if no clip has a label of the class list, or if there is no clip at all."""
-    if any(clip.positions for clip in clips):
+    if len(rows.matches[0]):
         return
-    labels = {label for clip in clips for label in clip.human_labels} | skipped.labels
+    classes = rows.classes
+    labels = {*rows.human_labels.flatten().unique().to_pylist()} | skipped.labels
     unmatched = sorted(label for label in labels if classes.find(label) is None)[:5]
     if not unmatched:
         reasons = ", ".join(f"{entry['count']} {reason}" for reason, entry in skipped.report().items())

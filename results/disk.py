@@ -40,14 +40,14 @@ def draw_disk(args: argparse.Namespace):
     from results.ontology import Ontology
 
     material, projector, text, audio = tangent_vectors(args)
-    classes, clips = material.classes, material.clips
+    classes, rows = material.classes, material.rows
     tree = Ontology()
     nodes, reason = tree.find(classes.names)
     if nodes is None:
         raise UserError(f"the disk shows AudioSet's tree, but {reason}")
     class_branch = np.array([tree.names[tree.branch(node)] for node in nodes])
-    labelled = [i for i, clip in enumerate(clips) if clip.positions]
-    audio_branch = np.array([most_common(class_branch[clips[i].positions]) for i in labelled])
+    labelled = np.flatnonzero(rows.match_counts)
+    audio_branch = np.array([most_common(class_branch[rows.positions(i)]) for i in labelled])
     audio, c = audio[labelled], float(projector.c)
     angle_text = leaf_angles(tangent_pairwise_distance(text, text, c).cpu().numpy())
     nearest = tangent_pairwise_distance(audio, text, c).cpu().numpy().argsort(axis=1)[:, :NEAREST]
@@ -83,7 +83,7 @@ def draw_disk(args: argparse.Namespace):
         axes.plot(ring.real, ring.imag, color=GREY, linewidth=0.7, linestyle=(0, (4, 4)), zorder=2.5)
         axes.text(0, -abs(ring[0]), f"{d:g}", fontsize=9, color="#444444", ha="center", va="center", zorder=5,
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
-    clip_count = np.bincount([p for i in labelled for p in clips[i].positions], minlength=len(classes))
+    clip_count = np.bincount(rows.matches[1], minlength=len(classes))
     write_names(axes, at_text, classes.names, clip_count)
     axes.scatter([], [], s=20, color=GREY, label="dot: class text")
     axes.scatter([], [], s=18, marker="x", color=GREY, linewidth=0.9, label="cross: audio clip")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from data import Clip
 from embedding.folder import Material
 from plumbing.errors import warn
+from reading.rows import Rows
 from results.metrics import metrics, rank_classes
 from results.ontology import ontology_metrics
 from training.heads import Head
@@ -22,7 +22,7 @@ def evaluate(material: Material, head: Head, top_k: int) -> tuple[np.ndarray, di
         "similarity_stats": similarity_stats(scores),
         "metrics": metrics(scores, targets, top_k),
         "ontology": ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy()),
-        "predictions": predictions(scores, material.clips, names, top_k),
+        "predictions": predictions(scores, material.rows, names, top_k),
     }
 
 
@@ -37,22 +37,25 @@ def warn_if_alike(scores: np.ndarray) -> None:
         warn("all rows of the similarity are alike: every clip looks the same to this model; check the checkpoint")
 
 
-def predictions(scores: np.ndarray, clips: list[Clip], names: list[str], top_k: int) -> list[dict]:
+def predictions(scores: np.ndarray, rows: Rows, names: list[str], top_k: int) -> list[dict]:
     """For each clip its best classes and its ground truth, for the results JSON."""
     entries = []
-    for clip, row, order in zip(clips, scores, rank_classes(scores)[:, :top_k], strict=True):
+    human, machine = rows.human_labels.to_pylist(), rows.machine_labels.to_pylist()
+    orders = rank_classes(scores)[:, :top_k]
+    ids = zip(rows.sample_ids.tolist(), rows.video_ids, human, machine, strict=True)
+    for (sample_id, video_id, human_labels, machine_labels), row, order in zip(ids, scores, orders, strict=True):
         best = [
             {"rank": rank, "classname": names[column], "similarity": float(row[column])}
             for rank, column in enumerate(order, 1)
         ]
         entries.append(
             {
-                "sample_id": clip.sample_id,
-                "video_id": clip.video_id,
+                "sample_id": sample_id,
+                "video_id": video_id,
                 "predicted_top1": best[0]["classname"],
                 "top_k_predictions": best,
-                "ground_truth_labels": clip.machine_labels,
-                "ground_truth_human_labels": clip.human_labels,
+                "ground_truth_labels": machine_labels,
+                "ground_truth_human_labels": human_labels,
             }
         )
     return entries

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, label_ranking_average_precision_score
 
-from data import Clip
 from embedding.clips import Skipped
 from embedding.folder import require_matches
 from plumbing.errors import UserError
 from reading.labels import ClassList
+from reading.rows import Rows
 from results import evaluation
 from results.metrics import metrics
 
@@ -89,8 +89,8 @@ def test_scores_that_are_not_finite_are_refused():
 
 
 def test_predictions_and_ties():
-    clip = Clip(4, "vid", ["A"], ["/m/1"], [0])
-    (entry,) = evaluation.predictions(np.array([[0.5, 0.9, 0.9, 0.1]]), [clip], ["A", "B", "C", "D"], 3)
+    rows = Rows.of(ClassList(["A", "B", "C", "D"]), [4], ["vid"], [["A"]], [["/m/1"]])
+    (entry,) = evaluation.predictions(np.array([[0.5, 0.9, 0.9, 0.1]]), rows, ["A", "B", "C", "D"], 3)
     assert entry["predicted_top1"] == "B"
     assert [(b["rank"], b["classname"], b["similarity"]) for b in entry["top_k_predictions"]] == [
         (1, "B", 0.9),
@@ -110,6 +110,6 @@ def test_alike_rows_are_a_warning(caplog):
 
 
 def test_no_match_shows_near_names():
-    clips = [Clip(0, "a", ["Speach"], [])]
+    rows = Rows.of(ClassList(["Speech", "Music"]), [0], ["a"], [["Speach"]], [[]])
     with pytest.raises(UserError, match=r"'Speach' \(near: 'Speech'\)"):
-        require_matches(clips, Skipped(), ClassList(["Speech", "Music"]))
+        require_matches(rows, Skipped())

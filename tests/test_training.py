@@ -6,7 +6,6 @@ import zipfile
 import pytest
 import torch
 
-from embedding.folder import target_matrix
 from hyperbolic import (
     HyperbolicProjector,
     LogitScale,
@@ -26,6 +25,10 @@ from training.split import split_by_video
 
 def unit(n, d, seed=0):
     return torch.nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def target_matrix(positions, classes):
+    return torch.stack([torch.zeros(classes, dtype=torch.bool).index_fill(0, torch.tensor(p), True) for p in positions])
 
 
 TEXT = unit(12, 32, 1)

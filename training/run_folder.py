@@ -53,7 +53,7 @@ class RunFolder:
 
     def count(self, material, train, validation) -> None:
         """Note how many clips are used, train, validate and were skipped."""
-        parts = {"used": len(material.clips), "train": len(train), "validation": len(validation)}
+        parts = {"used": len(material.rows), "train": len(train), "validation": len(validation)}
         self.setup["clips"] = parts | material.counts
         log.info("%d clips: %d train, %d validate, %d classes", *parts.values(), len(material.classes))
 

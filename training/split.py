@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from plumbing.errors import UserError
 
 
-def split_by_video(video_ids: list[str], train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the training and the validation clips; clips with one video_id stay on one side."""
-    groups: dict[str, list[int]] = {}
-    for position, video_id in enumerate(video_ids):
-        groups.setdefault(video_id, []).append(position)
-    if len(groups) < 2:
-        raise UserError(f"{len(video_ids)} usable clips of {len(groups)} video cannot be split; two videos are needed")
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
-    members = list(groups.values())
-    train, wanted = [], train_ratio * len(video_ids)
-    order.reverse()  # from the end, popping does not move the rest
-    while len(order) > 1 and (not train or len(train) + len(members[order[-1]]) / 2 <= wanted):
-        train += members[order.pop()]
-    validation = [position for group in order for position in members[group]]
-    return torch.tensor(sorted(train)), torch.tensor(sorted(validation))
+def split_by_video(videos: Sequence, train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the training and the validation clips; clips of one video stay on one side.
+
+    videos (N,): which video each clip is of, as numbers (Rows.videos) or as texts.
+    """
+    videos = pa.array(videos).dictionary_encode().indices.to_numpy()
+    sizes = np.bincount(videos)
+    if len(sizes) < 2:
+        raise UserError(f"{len(videos)} usable clips of {len(sizes)} video cannot be split; two videos are needed")
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).numpy()
+    # Whole videos in that order, as long as the sum comes nearer to what is wanted; at least one on each side.
+    taken = np.cumsum(sizes[order])
+    fits = taken - sizes[order] / 2 <= train_ratio * len(videos)
+    fits[0] = True
+    count = min(len(sizes) - 1, len(sizes) if fits.all() else int(fits.argmin()))
+    in_training = np.zeros(len(sizes), bool)
+    in_training[order[:count]] = True
+    side = in_training[videos]
+    return torch.from_numpy(np.flatnonzero(side)), torch.from_numpy(np.flatnonzero(~side))
 
 
 def fingerprint(*tensors: torch.Tensor) -> str:
