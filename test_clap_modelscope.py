@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
         save_scores(args.save_scores, scores, material.targets.numpy())
         info["scores"] = os.path.relpath(args.save_scores, output.parent)
     write_json(output, {"test_info": info, "model_info": head.describe(sources.encoder, sources.prompt)} | evaluation)
-    for name, value in evaluation["metrics"].items():
+    for name, value in (evaluation["metrics"] or {}).items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()
     log.info("results: %s", output)

@@ -7,6 +7,7 @@ import numpy as np
 from embedding.folder import Material
 from plumbing.errors import warn
 from reading.rows import Rows
+from results.grounds import grounded
 from results.metrics import metrics, rank_classes
 from results.ontology import ontology_metrics
 from training.heads import Head
@@ -18,12 +19,13 @@ def evaluate(material: Material, head: Head, top_k: int) -> tuple[np.ndarray, di
     scores, targets = head.compare(audio, text).cpu().numpy(), material.targets.numpy()
     warn_if_alike(scores)
     names, best = material.classes.names, scores.argmax(axis=1)
-    return scores, {
-        "similarity_stats": similarity_stats(scores),
-        "metrics": metrics(scores, targets, top_k),
-        "ontology": ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy()),
-        "predictions": predictions(scores, material.rows, names, top_k),
-    }
+    figures, reasons = grounded({
+        "similarity_stats": lambda: similarity_stats(scores),
+        "metrics": lambda: metrics(scores, targets, top_k),
+        "ontology": lambda: ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy()),
+    })
+    listed = predictions(scores, material.rows, names, top_k)
+    return scores, figures | {"reasons": reasons, "predictions": listed}
 
 
 def similarity_stats(scores: np.ndarray) -> dict:

@@ -168,7 +168,7 @@ def radius_follows_depth(radius: np.ndarray, depth: np.ndarray) -> dict | None:
 
     known = np.isfinite(radius)
     radius, depth = radius[known], depth[known]
-    if len(radius) < 3 or np.ptp(radius) < 1e-4 * np.abs(radius).max() or np.ptp(depth) == 0:
+    if len(radius) < 3 or np.ptp(radius) <= 1e-4 * np.abs(radius).max() or np.ptp(depth) == 0:
         return None
     found = spearmanr(radius, depth)
     return {"rho": float(found.statistic), "p": float(found.pvalue), "classes": len(radius)}

@@ -167,13 +167,14 @@ def draw_similarities(args: argparse.Namespace):
     for file in files:
         if file.scores is None:
             raise UserError(f"{file.path} has no stored similarities; run the test script with --save-scores")
-        if not file.targets.any() or file.targets.all():
+        if not file.targets.any() or file.targets[file.valid].all():
             raise UserError(f"{file.path} has no true or no false clip-class pair, so there is nothing to set apart")
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     for axes, file in zip(figure.subplots(1, len(files), squeeze=False)[0], files, strict=True):
         true, false = file.scores[file.targets], file.scores[~file.targets & file.valid[:, None]]
         low, high = np.percentile(false, 0.05), max(np.percentile(false, 99.95), true.max())
-        bins = np.linspace(min(low, true.min()), high, 60)
+        low = min(low, true.min())
+        bins = np.linspace(low, max(high, low + 1e-6 * max(1, abs(low))), 60)  # similarities may all be alike
         for name, values, colour, style in (("negatives", false, ORANGE, "--"), ("positives", true, BLUE, "-")):
             axes.hist(values, bins, density=True, histtype="stepfilled", alpha=0.25, color=colour)
             axes.hist(values, bins, density=True, histtype="step", color=colour, linestyle=style, linewidth=1.6,

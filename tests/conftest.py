@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 import runpy
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +17,31 @@ import pytest
 import soundfile
 import torch
 
+# Started where Ctrl-C is ignored (`make test &` in a script), every process that a test starts would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "CLAP" / "tiny"
 SHARED = Path(os.environ.get("HYPERBOLIC_CLAP_SHARED", ROOT.parent / "shared")) / "data"
 sys.path.insert(0, str(ROOT))
+
+
+def finish(command, timeout: float = 120, **options) -> subprocess.CompletedProcess:
+    """subprocess.run with captured text, of which nothing is left running, its children included, whatever happens."""
+    command = [str(part) for part in command]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        finally:
+            if process.poll() is None:  # torchrun must be asked to end: its ranks have sessions of their own
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ class Runs:
     """Training runs on one small data set. `start` forks one; `finish` waits for it to end well."""
 
     def __init__(self, server, home: Path):
-        self.server, self.home, self.said = server, home, home / "said"
+        self.server, self.home, self.said, self.started = server, home, home / "said", []
         write_rows(home / "data", tone_rows(30)[:15], "00.parquet")
         write_rows(home / "data", tone_rows(30)[15:], "01.parquet")
         (home / "classes.json").write_text(json.dumps({"Sine wave": 0, "Chirp tone": 1, "Music": 2}))
@@ -69,6 +69,7 @@ class Runs:
         argv += ["--checkpoint", TINY, "--device", "cpu", "--workers", "2", "--output-dir", self.home / output, *flags]
         process = self.server.Process(target=train, args=([str(part) for part in argv], self.said))
         process.start()
+        self.started.append(process)
         return process
 
     def finish(self, output: str, *flags) -> float:
@@ -82,7 +83,11 @@ class Runs:
 
 @pytest.fixture
 def runs(server, tmp_path):
-    return Runs(server, tmp_path)
+    runs = Runs(server, tmp_path)
+    yield runs
+    for process in runs.started:  # also of a test that failed
+        process.kill()
+        process.join()
 
 
 def inspect(folder: Path) -> list[Path]:

@@ -1,12 +1,11 @@
 """plot_results.py: every picture in every form, what it shows against the data, and one sentence for what is wrong."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, script, tone_rows, write_rows
+from conftest import ROOT, TINY, finish, script, tone_rows, write_rows
 from test_compare import NAMES, changed, write_results
 
 import plot_results
@@ -233,7 +232,7 @@ def test_without_matplotlib_one_sentence(flags, tmp_path):
     code = "import runpy, sys; sys.modules['matplotlib'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
     start = f"import sys; sys.argv = sys.argv[1:]; {code}"
     command = [sys.executable, "-c", start, str(ROOT / PLOT), *flags, "--output", str(tmp_path / "x.png")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = finish(command, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr == "error: matplotlib is missing: pip install -r requirements-plot.txt\n"
 
@@ -241,5 +240,5 @@ def test_without_matplotlib_one_sentence(flags, tmp_path):
 def test_help_needs_no_matplotlib():
     code = "import runpy, sys; sys.modules['matplotlib'] = sys.modules['numpy'] = sys.modules['torch'] = None\n"
     code += f"sys.argv = ['x', '--help']; runpy.run_path({str(ROOT / PLOT)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = finish([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 0 and "similarities" in done.stdout, done.stderr

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY, flac, script, tone, tone_rows, write_rows
+from conftest import ROOT, TINY, finish, flac, script, tone, tone_rows, write_rows
 
 from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
@@ -43,7 +42,7 @@ def torchrun(count, name, *flags, launcher=(), check=True):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *launcher]
     command += [str(name), "--checkpoint", str(TINY), "--device", "cpu", *map(str, flags)]
     clean = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, env=clean)
+    done = finish(command, cwd=ROOT, env=clean)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -178,7 +177,7 @@ def test_the_bar_ends_also_if_rows_of_the_share_are_lost():
 def test_plain_python_imports_nothing_for_it():
     code = "import sys; from plumbing import ranks; assert type(ranks.open_ranks()) is ranks.Alone; "
     code += "assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert finish([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_use_all_cores_undoes_only_what_torchrun_did(monkeypatch):

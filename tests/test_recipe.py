@@ -3,13 +3,12 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
 
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from conftest import ROOT, script, tone
+from conftest import ROOT, finish, script, tone
 
 from data import ParquetFolder, decode
 from reading.labels import ClassList
@@ -17,7 +16,7 @@ from reading.labels import ClassList
 
 def recipe(*flags):
     command = [sys.executable, ROOT / "demo" / "wav_folder_to_parquet.py", *flags]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
+    return finish(command)
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_the_worked_example_of_the_readme_runs(tmp_path):
             done = script(name, *flags, "--cache-dir", tmp_path / "cache", cwd=tmp_path)
         else:
             command = [str(part) for part in (sys.executable, ROOT / name, *flags)]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+            done = finish(command, 300, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
         outputs[name] = done.stdout
     mine = tmp_path / "demo" / "out" / "mine"

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY, script, tone_rows, write_rows
+from conftest import ROOT, TINY, finish, script, tone_rows, write_rows
 
 from plumbing.device import choose_device
 
@@ -307,7 +306,7 @@ def test_help_imports_nothing_heavy(name):
     )
     code = code.replace("sys.argv.pop(0) and ", "") % str(ROOT / name)
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = finish([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--parquet-dir" in done.stdout
     assert time.perf_counter() - started < 10  # far above the real 0.2 s: only a hang or heavy imports exceed it

@@ -4,11 +4,10 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY, script, tone_rows, write_rows
+from conftest import ROOT, TINY, finish, script, tone_rows, write_rows
 
 from training.trackers import numbers, open_tracker, require
 
@@ -89,8 +88,7 @@ def test_swanlab_holds_every_figure(home, tmp_path):
     command = [sys.executable, ROOT / TRAIN, "--checkpoint", TINY, "--device", "cpu"]
     command += flags(home, "--output-dir", out, "--log-to", "swanlab")
     # SwanLab changes the streams and hooks of its process, so it gets one of its own.
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300,
-                          env=os.environ | {"SWANLAB_SAVE_DIR": str(tmp_path / "home")})
+    done = finish(command, 300, env=os.environ | {"SWANLAB_SAVE_DIR": str(tmp_path / "home")})
     assert done.returncode == 0, done.stderr
     found = [
         [json.loads(line)["data"] for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,140 @@
+"""A finished evaluation is never lost: whatever the clips and labels, strict JSON, with a reason for every null."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import plot_results
+from compare_results import parser as compare_parser
+from embedding.folder import Material
+from hyperbolic import HyperbolicProjector
+from plumbing.errors import UserError
+from plumbing.files import write_json
+from reading.labels import ClassList
+from reading.rows import Rows
+from results.compare import compare
+from results.evaluation import evaluate
+from results.files import read, save_scores
+from results.grounds import grounded
+from results.tables import render
+from training.heads import Head
+
+CLASSES = ClassList(["Speech", "Music", "Dog", "Bark", "Rain", "Animal", "Chirp tone"])
+OTHERS = ClassList(["cat", "clock alarm", "rain"])
+DIM = 8
+
+
+def head(kind: str) -> Head:
+    """Plain cosine, a trained cosine, flat or hyperbolic head of random weights, or one that maps all to 0."""
+    made = Head(None, torch.device("cpu"))
+    if kind != "plain":
+        torch.manual_seed(0)
+        similarity = "cosine" if kind == "cosine" else "hyperbolic"
+        made.projector = HyperbolicProjector(DIM, 4, 1e6 if kind == "flat" else 1.0, 1.0, similarity).eval()
+        made.content = {"similarity": similarity, "c": 1.0, "temperature": 1.0, "epoch": 1, "output_dim": 4}
+        if kind == "zero":
+            torch.nn.init.zeros_(made.projector.linear.weight)
+        made.projector.requires_grad_(False)
+    return made
+
+
+@st.composite
+def materials(draw):
+    """1 to 30 clips: labels at random, one class for all, all classes for one clip, or one clip again and again."""
+    classes = draw(st.sampled_from([CLASSES, OTHERS]))
+    count = draw(st.integers(1, 30))
+    some = st.sets(st.integers(0, len(classes) - 1))
+    same = draw(some)
+    positions = draw(
+        st.one_of(
+            st.lists(some, min_size=count, max_size=count),
+            st.just([same] * count),
+            st.just([set(range(len(classes)))] + [same] * (count - 1)),
+        )
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    audio, text = (torch.randn(n, DIM, generator=generator) for n in (count, len(classes)))
+    if draw(st.booleans()):
+        audio[:] = audio[0]
+    audio, text = (torch.nn.functional.normalize(x, dim=1) for x in (audio, text))
+    labels = [[classes.names[p] for p in sorted(some)] for some in positions]
+    rows = Rows.of(classes, range(count), [f"v{i}" for i in range(count)], labels, [[]] * count)
+    return Material(classes, rows, audio, text, torch.from_numpy(rows.targets), {})
+
+
+def nulls(content, name: str) -> set[str]:
+    if isinstance(content, dict):
+        return {found for k, v in content.items() if k != "reason" for found in nulls(v, f"{name}.{k}")}
+    return {name} if content is None else set()
+
+
+def write(folder, name: str, material, kind: str):
+    """Evaluate as the test script does and write its files; -> the path of the results."""
+    scores, evaluation = evaluate(material, head(kind), top_k=5)
+    groups = {k: evaluation[k] for k in ("similarity_stats", "metrics", "ontology")}
+    without = {found for group, content in groups.items() for found in nulls(content, group)}
+    assert without == set(evaluation["reasons"]) and all(evaluation["reasons"].values())
+    info = {"class_names": material.classes.names, "scores": f"{name}.safetensors"}
+    model = {"c_meaning": "squared radius", "similarity": head(kind).similarity}
+    save_scores(folder / f"{name}.safetensors", scores, material.targets.numpy())
+    write_json(folder / f"{name}.json", {"test_info": info, "model_info": model} | evaluation)
+    return folder / f"{name}.json"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("grounds")
+
+
+@given(materials(), st.sampled_from(["plain", "cosine", "flat", "hyperbolic", "zero"]))
+@settings(deadline=None, max_examples=40)
+def test_any_evaluation_and_comparison_ends_in_strict_json(folder, material, kind):
+    paths = [write(folder, "a", material, "plain"), write(folder, "b", material, kind)]
+    files = [read(path, path.stem, None, ROOT) for path in paths]
+    report = compare(files, compare_parser().parse_args([*map(str, paths), "--resamples", "100"]))
+    write_json(folder / "comparison.json", report)
+    assert json.loads((folder / "comparison.json").read_text())["tables"]
+    assert "nan" not in render(report, markdown=False)
+
+
+@given(materials(), st.sampled_from(["plain", "hyperbolic", "zero"]))
+@settings(deadline=None, max_examples=5)
+def test_any_results_give_a_picture_or_a_sentence(folder, material, kind):
+    paths = [str(write(folder, "a", material, "plain")), str(write(folder, "b", material, kind))]
+    for picture in ("gains", "similarities"):
+        args = plot_results.parser().parse_args([picture, *paths, "--output", str(folder / "p.png")])
+        try:
+            plot_results.main(args)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_five_clips_of_equal_radius(tones, tmp_path):
+    """What once ended in a traceback: the class means of audio have no length, and no figure could be written."""
+    labels = tmp_path / "classes.json"
+    labels.write_text(json.dumps({"Sine wave": 0, "Chirp tone": 1, "Music": 2}))
+    out = tmp_path / "r.json"
+    script("test_clap_modelscope.py", "--parquet-dir", tones, "--class-labels", labels, "--num-samples", 2,
+           "--cache-dir", tmp_path, "--output-json", out)
+    content = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["ontology"]["audio_radius_depth"] is None
+    assert content["reasons"]["ontology.audio_radius_depth"].startswith("the radii do not vary")
+
+
+def test_a_group_that_fails_is_null_and_the_rest_is_kept(caplog):
+    def fails():
+        return {"a": np.zeros(2)[5]}
+
+    groups, reasons = grounded({"x": fails, "y": lambda: {"a": math.inf, "b": {"c": math.nan, "d": 1.5}, "map": None}})
+    assert groups == {"x": None, "y": {"a": None, "b": {"c": None, "d": 1.5}, "map": None}}
+    assert reasons["x"].startswith("IndexError: ") and "x cannot be computed" in caplog.text
+    assert reasons["y.a"] == "infinite" and reasons["y.b.c"] == "not a number" and reasons["y.map"]
+    with pytest.raises(UserError):
+        grounded({"x": lambda: (_ for _ in ()).throw(UserError("not finite"))})
+    json.dumps(groups, allow_nan=False)
