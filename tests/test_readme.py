@@ -102,3 +102,16 @@ def test_links_and_pictures_exist(name):
         if not re.match(r"https?:|#", target):
             assert (path.parent / target.split("#")[0]).exists(), target
             assert not target.endswith(".png") or (path.parent / target).stat().st_size <= 200_000, target
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_small_table_is_part_of_the_large_one(name):
+    def rows(path):
+        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        cells = [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines]
+        return {line[0]: line for line in cells if line[0] in ("acc@1", "map", "map_samples") and len(line) == 6}
+
+    small, large = rows(name), rows("docs/results.md")
+    assert len(small) == len(large) == 3
+    for metric, (_, *values, against_original, _) in small.items():
+        assert [*values, against_original] == [*large[metric][1:4], large[metric][5]]
