@@ -274,6 +274,11 @@ class HyperbolicProjector(torch.nn.Module):
             signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
             self.linear.weight.copy_((directions * signs)[:output_dim])
 
+    @torch.no_grad()
+    def start_text_at(self, radius, text):
+        """Scale the first projection so that the (M, embed_dim) class texts have this mean tangent norm."""
+        self.linear.weight.mul_(radius / self.text(text).double().norm(dim=1).mean())
+
     def audio(self, embeddings):
         """(N, embed_dim) audio embeddings -> (N, output_dim) tangent vectors of norm `audio_radius`."""
         return self._audio(self.linear(embeddings))
@@ -311,17 +316,17 @@ def cosine_similarity(u, v):
 
 
 class LogitScale(torch.nn.Module):
-    """logits = scale * similarity + bias with both learned; the scale starts at CLIP's 1/0.07.
+    """logits = scale * similarity + bias with both learned; the scale starts at `start`, CLIP's 1/0.07.
 
     Radford et al. 2021, "Learning Transferable Visual Models", section 2.3; the bias as in Zhai et al. 2023,
     "Sigmoid Loss for Language Image Pre-Training", section 3.2.
     """
 
-    LIMIT = 100.0  # CLIP's ceiling, which prevents a diverging scale
+    START, LIMIT = 1 / 0.07, 100.0  # CLIP's ceiling, which prevents a diverging scale
 
-    def __init__(self):
+    def __init__(self, start: float = START):
         super().__init__()
-        self.log_scale = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = torch.nn.Parameter(torch.tensor(math.log(start)))
         self.bias = torch.nn.Parameter(torch.tensor(0.0))
 
     @property

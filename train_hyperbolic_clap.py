@@ -19,7 +19,7 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import UserError, log
-from plumbing.flags import Parser, add_shared_flags, at_least, fraction, positive, seed
+from plumbing.flags import Parser, add_shared_flags, at_least, fraction, positive, scale, seed, share
 from plumbing.run import describe_run, run
 
 
@@ -56,6 +56,32 @@ def parser() -> Parser:
     )
     add("--output-dim", type=at_least(2), default=512, help="dimensions after the projector (default: 512)")
     add("--audio-radius", type=positive, default=0.5, help="common tangent norm of audio (default: 0.5)")
+    add(
+        "--logit-scale",
+        type=scale,
+        default=None,
+        help="of the similarity in the loss at the start, at most 100; it is learned (default: 1/0.07 = 14.29)",
+    )
+    add(
+        "--text-radius",
+        type=positive,
+        default=None,
+        help="mean tangent norm of the class texts at the start (default: as the projection leaves them, about the "
+        "audio's at 512 dimensions)",
+    )
+    add(
+        "--lr-schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="cosine lowers the learning rates to 0 over --epochs, by half a cosine (default: constant)",
+    )
+    add(
+        "--average-with-start",
+        type=share,
+        default=0.0,
+        metavar="A",
+        help="validate and keep (1 - A) trained + A start of all that is trained, as WiSE-FT does (default: 0, off)",
+    )
     add("--resume", action="store_true", help="go on after the last finished epoch in --output-dir")
     add("--log-to", choices=("tensorboard", "swanlab"), default=None, help="also log every epoch to a local tracker")
     add("--learn-c", action="store_true", help="let the training change c, starting from --c")

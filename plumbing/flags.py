@@ -40,6 +40,22 @@ def fraction(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A float from 0 to below 1."""
+    value = _number(text, float)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def scale(text: str) -> float:
+    """A float above 0, and at most the logit scale's ceiling of 100."""
+    value = positive(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"{text} is above 100, the ceiling of the logit scale")
+    return value
+
+
 def at_least(minimum: int) -> Callable[[str], int]:
     """An argparse type: a whole number of `minimum` or more."""
 

@@ -119,6 +119,9 @@ def check_continues(name: str, content: dict, optimizer: torch.optim.Optimizer, 
         raise UserError(f"{name} has an optimizer_state_dict that does not fit this run; leave --resume out")
     if _form(content["scale_state_dict"]) != _form(scale.state_dict()):
         raise UserError(f"{name} has a scale_state_dict that does not fit this run; leave --resume out")
+    trained = content.get("trained_parameters", [])
+    if _form(trained) != (moments if trained else []):
+        raise UserError(f"{name} has trained_parameters that do not fit this run; leave --resume out")
     if wrong := not_finite(content):
         raise UserError(f"{name} has values in {wrong} that are not finite")
 

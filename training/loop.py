@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -31,10 +32,18 @@ class Settings:
     audio_radius: float = 0.5
     learn_c: bool = False
     seed: int = 42
+    logit_scale: float | None = None
+    text_radius: float | None = None
+    lr_schedule: str = "constant"
+    average_with_start: float = 0.0
 
     def identity(self) -> dict:
-        """What the weights after a given epoch depend on: everything but the number of epochs."""
-        return {name: value for name, value in asdict(self).items() if name != "epochs"}
+        """What the weights after a given epoch depend on; of the later settings only those that are not the default."""
+        later = ("logit_scale", "text_radius", "lr_schedule", "average_with_start")
+        fields = type(self).__dataclass_fields__
+        kept = {n: v for n, v in asdict(self).items() if n not in later or v != fields[n].default}
+        epochs = kept.pop("epochs")  # only how long it goes on, unless a schedule ends where they end
+        return kept if self.lr_schedule == "constant" else kept | {"epochs": epochs}
 
 
 class Trainer:
@@ -59,7 +68,9 @@ class Trainer:
             learn_c=settings.learn_c,
         ).to(audio.device)
         self.projector.start_at_principal_directions(text)
-        self.scale = LogitScale().to(audio.device)
+        if settings.text_radius is not None:
+            self.projector.start_text_at(settings.text_radius, text)
+        self.scale = LogitScale(settings.logit_scale or LogitScale.START).to(audio.device)
         with torch.no_grad():
             rows = self.train[:4096]
             self.scale.centre(self.projector(audio[rows], text), targets[rows])
@@ -74,11 +85,18 @@ class Trainer:
             ],
             fused=True,
         )
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._start = [parameter.detach().clone() for parameter in self._parameters()]
+        self._trained: list | None = None  # what is trained on while its average with the start is looked at
+
+    def _parameters(self) -> list:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state(self) -> dict:
         """What rebuilds the projector, and what continues the training."""
         settings = self.settings
-        return {
+        trained = {} if self._trained is None else {"trained_parameters": self._trained}
+        return trained | {
             "projection_state_dict": self.projector.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scale_state_dict": self.scale.state_dict(),
@@ -96,18 +114,56 @@ class Trainer:
         self.projector.load_state_dict(state["projection_state_dict"])
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.scale.load_state_dict(state["scale_state_dict"])
+        if self.settings.average_with_start:
+            self._set(state["trained_parameters"])
+
+    @torch.no_grad()
+    def _set(self, values: list) -> None:
+        for parameter, value in zip(self._parameters(), values, strict=True):
+            parameter.copy_(value)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within it, projector and logit scale hold their trained values averaged with those of the start.
+
+        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), eq. 2; the share is of the start.
+        """
+        share = self.settings.average_with_start
+        if not share:
+            yield
+            return
+        self._trained = [parameter.detach().clone() for parameter in self._parameters()]
+        self._set([torch.lerp(*both, share) for both in zip(self._trained, self._start, strict=True)])
+        try:
+            yield
+        finally:
+            self._set(self._trained)
+            self._trained = None
 
     def epochs(self, first: int = 1) -> Iterator[dict]:
-        """Train epoch by epoch; each yields its record (losses, radii, ...). UserError if a loss is not finite."""
+        """Train epoch by epoch; each yields its record (losses, radii, ...). UserError if a loss is not finite.
+
+        While a record is looked at, the projector is the one it was validated with, averaged or not.
+        """
         for epoch in range(first, self.settings.epochs + 1):
             try:
-                record = {"epoch": epoch, "train_loss": self._train_epoch(epoch)} | self.validate(epoch)
+                train_loss = self._train_epoch(epoch)
+                with self._averaged():
+                    yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
             except ValueError as error:
                 if not self.settings.learn_c:
                     raise
                 rate = self.settings.learning_rate
                 raise UserError(f"at epoch {epoch}: {error}; --learning-rate {rate:g} is the likely cause") from None
-            yield record
+
+    def _set_rates(self, done: float) -> None:
+        """The learning rates after a share `done` of the training; constant, or half a cosine from what is given to 0.
+
+        Loshchilov and Hutter 2017, "SGDR", eq. 5 without restarts.
+        """
+        share = (1 + math.cos(math.pi * done)) / 2 if self.settings.lr_schedule == "cosine" else 1
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * share
 
     def _train_epoch(self, epoch: int) -> float:
         # The order depends on seed and epoch alone, so a resumed run sees the same batches.
@@ -123,11 +179,13 @@ class Trainer:
             if step % 64 == 0 or step == len(batches):  # a look at the values waits for the device
                 self._check(unseen, epoch, step)
                 unseen = []
+            self._set_rates((epoch - 1 + (step - 1) / len(batches)) / self.settings.epochs)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             self.scale.limit()
             total += loss.detach() * len(rows)
+        self._set_rates(0)  # a checkpoint keeps those that were given
         return float(total) / len(order)
 
     def _check(self, losses: list, epoch: int, step: int) -> None:

@@ -73,8 +73,9 @@ class RunFolder:
         for epoch in sorted(int(match[1]) for match in found if match):
             path = self._epoch_file(epoch)
             content = checkpoints.load(path, "--resume:")
-            for name, value in identity.items():
-                before = content["identity"].get(name, content.get(name))  # older ones do not list all
+            trained = {"prompt": content["prompt"]} | content["identity"]  # older ones do not list the prompt
+            for name in {**identity, **trained}:
+                before, value = (of.get(name, "its default") for of in (trained, identity))
                 if type(before) is not type(value) or before != value:
                     raise UserError(
                         f"--resume: {path} was trained with {name} = {before}, this run has {value};"
