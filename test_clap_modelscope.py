@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     material = sources.embed(unlabelled)
     if material is None:
         return ranks.close()
-    scores, evaluation = evaluate(material, head, args.top_k)
+    tensors, evaluation = evaluate(material, head, args.top_k)
     info = describe_run(args, device, ranks.size) | {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "classes": len(material.classes),
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         "seconds": round(time.time() - started, 3),
     }
     if args.save_scores:
-        save_scores(args.save_scores, scores, material.targets.numpy())
+        save_scores(args.save_scores, tensors)
         info["scores"] = os.path.relpath(args.save_scores, output.parent)
     write_json(output, {"test_info": info, "model_info": head.describe(sources.encoder, sources.prompt)} | evaluation)
     for name, value in (evaluation["metrics"] or {}).items():

@@ -27,7 +27,8 @@ class Material:
     """What is trained and tested on.
 
     rows: the N used rows, without their audio. audio (N, D) and text (M, D): float32 embeddings on the CPU. targets
-    (N, M) bool: which class is true of which clip. counts: for the JSON.
+    (N, M) bool: which class is true of which clip. counts: for the JSON. texts_of: names -> their embeddings in the
+    prompts of `text`.
     """
 
     classes: ClassList
@@ -36,6 +37,7 @@ class Material:
     text: torch.Tensor
     targets: torch.Tensor
     counts: dict
+    texts_of: Callable[[list[str]], torch.Tensor]
 
 
 class Sources:
@@ -57,6 +59,10 @@ class Sources:
         """The templates, one a line, for checkpoints and results files."""
         return "\n".join(self.prompts)
 
+    def texts_of(self, names: list[str]) -> torch.Tensor:
+        """(M, D) embeddings of names in the prompts."""
+        return embed_classes(names, self.encoder, self.cache, self.prompts)
+
     def embed(self, usable: Callable[[Clip], str | None]) -> Material | None:
         """The first --num-samples usable clips and all class texts; None on ranks above 0. UserError if there are none.
 
@@ -67,10 +73,10 @@ class Sources:
             return None
         rows, audio, skipped = embedded
         require_matches(rows, skipped)
-        text = embed_classes(self.classes.names, self.encoder, self.cache, self.prompts)
+        text = self.texts_of(self.classes.names)
         targets = torch.from_numpy(rows.targets)
         counts = {"used": len(rows), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
-        return Material(self.classes, rows, audio, text, targets, counts)
+        return Material(self.classes, rows, audio, text, targets, counts, self.texts_of)
 
 
 def embed_folder(

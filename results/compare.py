@@ -6,11 +6,11 @@ import argparse
 
 import numpy as np
 
-from results.files import AT_K, ORDER, RADII, SAME, Results
+from results.files import AT_K, INNER, ORDER, RADII, SAME, Results
 from results.measures import Measures, match, paired_intervals
 from results.ontology import Ontology
 
-COUNTS = ("valid_samples", "total_samples", "wrong_top1")
+COUNTS = ("valid_samples", "total_samples", "wrong_top1", "inner_classes")
 
 
 def compare(files: list, args: argparse.Namespace) -> dict:
@@ -26,6 +26,9 @@ def compare(files: list, args: argparse.Namespace) -> dict:
     for file in files:
         measures.append(Measures(file, np.flatnonzero(file.valid), k, tree))
         every.append(cells(file, measures[-1].values(), k, notes))
+        if gain := measures[-1].gain_of_branches(args.resamples, args.seed):
+            notes.append("{}: map_inner_descendants - map_inner = {:+.4f} [{:+.4f}, {:+.4f}]".format(
+                file.label, *gain.values()))
     intervals: list[dict | None] = [None]
     for file in files[1:]:
         if not (file.keys and base.keys):  # a note has said that one of them holds metrics alone
@@ -115,8 +118,9 @@ def table(title: str, files: list, values: list[dict], intervals: list[dict | No
             if name in RADII:
                 entry["note"] = "over classes"
             elif found is not None:
+                ranked = "map_inner" if name in INNER else "map"
                 # With stored scores every metric has an interval, unless most resamples make it infinite, as d_prime.
-                entry |= {"paired": True, "note": "not finite" if "map" in found else "needs scores"}
+                entry |= {"paired": True, "note": "not finite" if ranked in found else "needs scores"}
                 entry |= {**found[name], "note": None} if name in found else {}
             row["differences"].append(entry)
         rows.append(row)

@@ -8,24 +8,27 @@ from embedding.folder import Material
 from plumbing.errors import warn
 from reading.rows import Rows
 from results.grounds import grounded
+from results.inner import inner_metrics, inner_similarities
 from results.metrics import metrics, rank_classes
 from results.ontology import ontology_metrics
 from training.heads import Head
 
 
-def evaluate(material: Material, head: Head, top_k: int) -> tuple[np.ndarray, dict]:
-    """The (N, M) similarities of clips and classes, and what the results JSON says of them."""
+def evaluate(material: Material, head: Head, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
+    """What --save-scores keeps (results/files.py), and what the results JSON says of it."""
     audio, text = head.audio(material.audio), head.text(material.text)
     scores, targets = head.compare(audio, text).cpu().numpy(), material.targets.numpy()
     warn_if_alike(scores)
     names, best = material.classes.names, scores.argmax(axis=1)
+    inner = inner_similarities(material, head, scores)
     figures, reasons = grounded({
         "similarity_stats": lambda: similarity_stats(scores),
         "metrics": lambda: metrics(scores, targets, top_k),
-        "ontology": lambda: ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy()),
+        "ontology": lambda: ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy())
+        | inner_metrics(inner),
     })
     listed = predictions(scores, material.rows, names, top_k)
-    return scores, figures | {"reasons": reasons, "predictions": listed}
+    return {"scores": scores, "targets": targets} | inner, figures | {"reasons": reasons, "predictions": listed}
 
 
 def similarity_stats(scores: np.ndarray) -> dict:

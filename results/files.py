@@ -7,6 +7,7 @@ beyond the stored predictions) need the similarities, which the test scripts wri
     test_info.scores        path of a safetensors file, relative to the results JSON
     its tensor `scores`     (N, M) float32, a row for each entry of `predictions`, in that order
     its tensor `targets`    (N, M) uint8, 1 where the class is true of the clip
+    `inner_own`, `inner_branch`, `inner_targets`   (N, I), if the classes are AudioSet's: see results/inner.py
     test_info.class_names   the M class names, in the order of the columns
 """
 
@@ -28,17 +29,19 @@ RANKS = (1, 3, 5, 10)
 AT_K = [f"{name}_{average}" for average in ("micro", "macro") for name in ("precision", "recall", "f1")]
 BY_RANKING = ("map", "auc", "d_prime")
 HIERARCHICAL = ("wrong_top1_distance", "hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
+INNER = {"map_inner": "inner_own", "map_inner_descendants": "inner_branch"}  # and the tensors they are made of
 RADII = ("text_radius_depth", "audio_radius_depth", "text_angle_depth", "audio_angle_depth")
 ORDER = [*(f"acc@{k}" for k in RANKS), "mrr", "mean_rank", *AT_K, "map", "map_samples", "auc", "d_prime"]
-ORDER += ["wrong_top1", *HIERARCHICAL, *RADII, "valid_samples", "total_samples"]
+ORDER += ["wrong_top1", *HIERARCHICAL, "inner_classes", *INNER, *RADII, "valid_samples", "total_samples"]
 SAME = 1e-4  # a stored and a recomputed value that differ by less are the same value
 
 
-def save_scores(path: Path, scores: np.ndarray, targets: np.ndarray) -> None:
-    """Write (N, M) scores and targets as the module's docstring describes."""
+def save_scores(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write scores, targets and the like as the module's docstring describes."""
     from safetensors.numpy import save
 
-    content = save({"scores": scores.astype(np.float32), "targets": targets.astype(np.uint8)}, {"format": "1"})
+    kinds = {name: np.uint8 if name.endswith("targets") else np.float32 for name in tensors}
+    content = save({name: tensors[name].astype(kinds[name]) for name in tensors}, {"format": "1"})
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -48,7 +51,8 @@ class Results:
 
     ours: written by this project, so a stored metric means what its name says here. metrics: stored numbers.
     top: (N, K) class positions, best first, all M columns where scores are stored; -1 is a class of no name.
-    targets: (N, M) bool. scores: (N, M) or None. notes: sentences about what is wrong or missing.
+    targets: (N, M) bool. scores: (N, M) or None. inner: the tensors of results/inner.py, {} without them.
+    notes: sentences about what is wrong or missing.
     """
 
     path: Path
@@ -62,6 +66,7 @@ class Results:
     depth: int
     targets: np.ndarray
     scores: np.ndarray | None
+    inner: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -115,7 +120,7 @@ def read(path: Path, label: str, class_labels: Path | None, default_labels: Path
         notes.append(f"{anonymous} clips of {label} have no video_id and so are not matched with other files")
     keys = [(str(entry.get("video_id") or ""), str(entry.get("sample_id", ""))) for entry in entries]
     results = Results(path, label, "c_meaning" in model, metrics, info | {"model": model}, classes.names, keys,
-                      top.reshape(len(entries), -1 if entries else depth)[:, :depth], depth, targets, None, notes)
+                      top.reshape(len(entries), -1 if entries else depth)[:, :depth], depth, targets, None, notes=notes)
     _add_scores(results)
     return results
 
@@ -154,6 +159,7 @@ def _add_scores(results: Results) -> None:
     try:
         with safe_open(path, framework="numpy") as file:
             scores, targets = file.get_tensor("scores"), file.get_tensor("targets").astype(bool)
+            inner = {name: file.get_tensor(name) for name in file.keys() if name.startswith("inner_")}
     except (OSError, SafetensorError):
         results.notes.append(f"{results.label} names the similarities {name}, which cannot be read")
         return
@@ -165,3 +171,5 @@ def _add_scores(results: Results) -> None:
         results.notes.append(f"{results.label} names the similarities {name}, which belong to another run")
         return
     results.scores, results.targets, results.top = scores, targets, order
+    if inner.keys() == {*INNER.values(), "inner_targets"} and {len(x) for x in inner.values()} == {len(scores)}:
+        results.inner = inner | {"inner_targets": inner["inner_targets"].astype(bool)}

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 
 from results import bootstrap
-from results.files import RANKS, Results
+from results.files import INNER, RANKS, Results
 from results.ontology import Ontology, clip_counts
 
 
@@ -23,11 +23,13 @@ class Measures:
         self.top, self.targets = results.top[rows], results.targets[rows]
         self.ratios: dict[str, tuple] = {}
         self.ranking, self.hits, self.wrong = None, None, None
+        self.inner: dict[str, bootstrap.Ranking] = {}
         self.size = len(rows)
         if self.size and self.top.shape[1]:
             self._from_predictions(tree)
             if results.scores is not None:
                 self._from_scores(results.scores[rows])
+                self._from_inner({name: values[rows] for name, values in results.inner.items()})
 
     def _from_predictions(self, tree: Ontology) -> None:
         one, hits = np.ones(self.size), np.take_along_axis(self.targets, self.top, axis=1)
@@ -60,6 +62,16 @@ class Measures:
         self.ratios["map_samples"] = np.array(per_clip), one
         self.ranking = bootstrap.Ranking(scores, self.targets)
 
+    def _from_inner(self, inner: dict[str, np.ndarray]) -> None:
+        if inner and inner["inner_targets"].any():
+            targets = inner["inner_targets"]
+            self.inner = {metric: bootstrap.Ranking(inner[tensor], targets) for metric, tensor in INNER.items()}
+
+    @property
+    def rankings(self) -> list[bootstrap.Ranking]:
+        """All that rank clips for classes."""
+        return [self.ranking, *self.inner.values()] if self.ranking else []
+
     def of_sums(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """(B, n) weights -> {metric: (B,)}, of the metrics that only add over clips."""
         values = {name: bootstrap.ratio(weights, *parts) for name, parts in self.ratios.items()}
@@ -75,7 +87,23 @@ class Measures:
         from scipy.stats import norm
 
         ap, auc = map(bootstrap.mean_of_classes, self.ranking(weights))
-        return {"map": ap, "auc": auc, "d_prime": math.sqrt(2) * norm.ppf(auc)}
+        return {"map": ap, "auc": auc, "d_prime": math.sqrt(2) * norm.ppf(auc)} | self.of_inner(weights)
+
+    def of_inner(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """(B, n) weights -> {metric: (B,)}, of the two that rank the clips for each inner class of the tree."""
+        return {metric: bootstrap.mean_of_classes(ranking(weights)[0]) for metric, ranking in self.inner.items()}
+
+    def gain_of_branches(self, resamples: int, seed: int) -> dict | None:
+        """{difference, low, high}: what answering by the branch adds to map_inner, on the same clips; None without."""
+        if not self.inner or self.size < 2:
+            return None
+        own, branch = INNER
+        resamples = bootstrap.affordable(resamples, sum(ranking.flops for ranking in self.inner.values()))
+        width = max(ranking.width for ranking in self.inner.values())
+        parts = [self.of_inner(weights) for weights in bootstrap.draw(self.size, resamples, seed, width)]
+        ends = bootstrap.interval(np.concatenate([part[branch] - part[own] for part in parts]))
+        once = self.of_inner(np.ones((1, self.size), np.float32))
+        return ends and {"difference": float(once[branch][0] - once[own][0]), "low": ends[0], "high": ends[1]}
 
     def values(self) -> dict[str, float]:
         """The metrics themselves, of the clips as they are; without those that have no ground."""
@@ -117,7 +145,7 @@ def paired_intervals(a: Measures, b: Measures, resamples: int, seed: int) -> dic
     """{metric: {low, high, resamples}}: 95 % bootstrap intervals of b - a, clip i of a being clip i of b."""
     if a.size < 2:
         return {}
-    rankings = [m.ranking for m in (a, b)] if a.ranking and b.ranking else []
+    rankings = [*a.rankings, *b.rankings] if a.ranking and b.ranking else []
     ranked = bootstrap.affordable(resamples, sum(ranking.flops for ranking in rankings))
     drawn: dict[str, list] = {}
     done = 0

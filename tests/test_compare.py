@@ -135,7 +135,7 @@ def write_results(path, clips=range(40), seed=0, names=NAMES, save_scores=True, 
         content["test_info"]["class_names"] = names
         content["model_info"]["c_meaning"] = "squared radius"
     if save_scores:
-        files.save_scores(path.with_suffix(".safetensors"), scores, targets)
+        files.save_scores(path.with_suffix(".safetensors"), {"scores": scores, "targets": targets})
         content["test_info"]["scores"] = path.with_suffix(".safetensors").name
     write_json(path, content)
     return path
@@ -332,7 +332,7 @@ def test_d_prime_of_a_perfect_area_is_not_finite(tmp_path):
     a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
     content = json.loads(b.read_text())
     targets = files.read(b, "b", None, b).targets
-    files.save_scores(b.with_suffix(".safetensors"), targets.astype(float), targets)
+    files.save_scores(b.with_suffix(".safetensors"), {"scores": targets.astype(float), "targets": targets})
     content["metrics"] = {"d_prime": 6.0}
     for entry, row in zip(content["predictions"], targets, strict=True):
         order = np.argsort(-row.astype(float), kind="stable")[:3]

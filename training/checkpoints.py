@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hyperbolic import HyperbolicProjector
+from hyperbolic import HyperbolicProjector, LogitScale
 from plumbing.errors import UserError
 from plumbing.files import write_atomic
 
@@ -158,3 +158,12 @@ def rebuild(content: dict, device: torch.device) -> HyperbolicProjector:
     )
     projector.load_state_dict(content["projection_state_dict"])
     return projector.eval().requires_grad_(False).to(device)
+
+
+def rebuild_scale(content: dict, path: Path) -> LogitScale:
+    """The trained logit scale and bias of a checked checkpoint, on the CPU; UserError if it holds none."""
+    scale = LogitScale()
+    if _form(content["scale_state_dict"]) != _form(scale.state_dict()) or not_finite(content["scale_state_dict"]):
+        raise UserError(f"{path} has a scale_state_dict that holds no finite logit scale and bias")
+    scale.load_state_dict(content["scale_state_dict"])
+    return scale.requires_grad_(False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from embedding.texts import PROMPT
-from hyperbolic import HyperbolicProjector, cosine_similarity
+from hyperbolic import HyperbolicProjector, LogitScale, cosine_similarity
 from plumbing.errors import UserError
 from training import checkpoints
 
@@ -23,6 +23,7 @@ class Head:
         self.path, self.device = path, device
         self.content: dict = checkpoints.load(path) if path else {}
         self.projector: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None
+        self.logits = checkpoints.rebuild_scale(self.content, path) if path else LogitScale().requires_grad_(False)
 
     @property
     def trained(self) -> bool:
@@ -33,6 +34,11 @@ class Head:
     def similarity(self) -> str:
         """hyperbolic or cosine."""
         return self.content.get("similarity", "cosine")
+
+    @property
+    def scale(self) -> float:
+        """What similarities are multiplied by to be logits: the trained scale, or where training starts."""
+        return float(self.logits.scale)
 
     def prompts(self, given: list[str] | None) -> list[str]:
         """The templates of the class texts: the checkpoint's, or those given; UserError if the two differ."""
