@@ -65,7 +65,8 @@ def materials(draw):
     audio, text = (torch.nn.functional.normalize(x, dim=1) for x in (audio, text))
     labels = [[classes.names[p] for p in sorted(some)] for some in positions]
     rows = Rows.of(classes, range(count), [f"v{i}" for i in range(count)], labels, [[]] * count)
-    return Material(classes, rows, audio, text, torch.from_numpy(rows.targets), {})
+    return Material(classes, rows, audio, text, torch.from_numpy(rows.targets), {},
+                    lambda names: torch.ones(len(names), DIM))
 
 
 def nulls(content, name: str) -> set[str]:
@@ -76,13 +77,13 @@ def nulls(content, name: str) -> set[str]:
 
 def write(folder, name: str, material, kind: str):
     """Evaluate as the test script does and write its files; -> the path of the results."""
-    scores, evaluation = evaluate(material, head(kind), top_k=5)
+    tensors, evaluation = evaluate(material, head(kind), top_k=5)
     groups = {k: evaluation[k] for k in ("similarity_stats", "metrics", "ontology")}
     without = {found for group, content in groups.items() for found in nulls(content, group)}
     assert without == set(evaluation["reasons"]) and all(evaluation["reasons"].values())
     info = {"class_names": material.classes.names, "scores": f"{name}.safetensors"}
     model = {"c_meaning": "squared radius", "similarity": head(kind).similarity}
-    save_scores(folder / f"{name}.safetensors", scores, material.targets.numpy())
+    save_scores(folder / f"{name}.safetensors", tensors)
     write_json(folder / f"{name}.json", {"test_info": info, "model_info": model} | evaluation)
     return folder / f"{name}.json"
 
