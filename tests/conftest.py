@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+# Before torch is loaded: threads that wait by spinning make the suite many times slower beside other work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
