@@ -40,7 +40,7 @@ def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
         type=Path,
         default=None,
         required=always_hyperbolic,
-        help="a .pth file of train_hyperbolic_clap.py (required when hyperbolic)",
+        help="a .pth file of train_hyperbolic_clap.py, an exported folder or its ModelScope id (for hyperbolic)",
     )
     add("--num-samples", type=at_least(2), default=100, help="the first N usable clips (default: 100)")
     add("--output-json", type=Path, default=None, help="default: results_<kind>_<time>.json in this folder")

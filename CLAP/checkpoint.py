@@ -62,7 +62,9 @@ def from_modelscope(name: str, flag: str, complete: Callable[[Path], bool], *gro
     `complete(folder)` is false, so that a model's weights never come in two formats.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"{flag} {name} is neither a local path nor a ModelScope id such as laion/larger_clap_general")
+        raise UserError(
+            f"{flag} {name} is neither a local folder nor a ModelScope id such as laion/larger_clap_general"
+        )
     # Offline first: a complete local copy is never a reason to ask the network.
     for folder in _cached(name):
         if complete(folder):

@@ -409,5 +409,5 @@ def test_a_model_that_cannot_be_fetched_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_not_a_path_and_not_an_id(tmp_path):
-    with pytest.raises(UserError, match="neither a local path nor a ModelScope id"):
+    with pytest.raises(UserError, match="neither a local folder nor a ModelScope id"):
         resolve_checkpoint(str(tmp_path / "nowhere" / "to" / "be"))

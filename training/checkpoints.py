@@ -12,6 +12,7 @@ import torch
 from hyperbolic import HyperbolicProjector, LogitScale
 from plumbing.errors import UserError
 from plumbing.files import write_atomic
+from training import exported
 
 REQUIRED = {
     "epoch": int,
@@ -45,8 +46,18 @@ def save(path: Path, content: dict) -> None:
 def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
     """A projection checkpoint's content on the CPU, every field checked; UserError says what is wrong.
 
-    flag: the option that asked for it, for the error's sentence.
+    path: a .pth file of the training, an exported folder, or the ModelScope id of one. flag: the option that asked for
+    it, for the error's sentence.
     """
+    place = exported.locate(path, flag)
+    # An exported head has nothing left of its training, and none of it is used but to continue that.
+    nothing = {name: {} for name in exported.OF_THE_TRAINING}
+    content = nothing | exported.read(place, flag) if place.is_dir() else _read(path, flag)
+    _check(f"{flag} {path}", content)
+    return content
+
+
+def _read(path: Path, flag: str):
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
         found = f"{path.parent} holds {', '.join(beside)}" if beside else f"{path.parent} holds no *.pth file"
@@ -65,7 +76,6 @@ def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
                 "and loading them could run code"
             ) from None
         raise UserError(f"{flag} {path} is damaged or no torch checkpoint") from None
-    _check(f"{flag} {path}", content)
     return content
 
 

@@ -9,14 +9,14 @@ import torch
 from embedding.texts import PROMPT
 from hyperbolic import HyperbolicProjector, LogitScale, cosine_similarity
 from plumbing.errors import UserError
-from training import checkpoints
+from training import checkpoints, exported
 
 
 class Head:
     """Embeddings -> vectors -> similarities.
 
-    path: a projection checkpoint, or None for plain cosine. content: what the checkpoint holds. UserError if it is no
-    good.
+    path: a projection checkpoint (a .pth file, an exported folder or its ModelScope id), or None for plain cosine.
+    content: what the checkpoint holds. UserError if it is no good.
     """
 
     def __init__(self, path: Path | None, device: torch.device):
@@ -85,6 +85,7 @@ class Head:
             "use_hyperbolic": hyperbolic,
             "similarity": self.similarity,
             "projection_checkpoint": str(self.path) if self.path else None,
+            "projection_sha256": exported.sha256(self.content) if self.trained else None,
             "epoch": self.content.get("epoch"),
             "output_dim": self.content.get("output_dim", encoder.embed_dim),
             "c": self.content["c"] if hyperbolic else None,

@@ -1,0 +1,99 @@
+"""A trained head as a folder to share: safetensors, config.json and a model card, and nothing else of the training.
+
+    python export_projector.py checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir my_head \\
+        --results results_original.json results_hyperbolic.json
+
+    python export_projector.py checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir my_head \\
+        --dataset agkphysics/AudioSet --push OWNER/NAME
+
+Wherever a script takes --projection-checkpoint FILE.pth it also takes such a folder, or its id on ModelScope, and gives
+the same results to the last bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from plumbing.errors import UserError, first_line, log, warn
+from plumbing.files import write_atomic
+from plumbing.flags import CLASS_LABELS, Parser
+from plumbing.run import run
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a .pth file of train_hyperbolic_clap.py")
+    add("--output-dir", type=Path, required=True, help="the folder to write")
+    add("--results", type=Path, nargs="+", default=[], help="results JSON files of this head, and of plain cosine to "
+        "compare, for the card")
+    add("--name", default=None, help="title of the card (default: the name of --output-dir)")
+    add("--base-model", default=None, help="id of the CLAP model (default: as the checkpoint names it)")
+    add("--license", default="mit", help="of the head, for the card (default: mit)")
+    add("--dataset", nargs="+", default=[], help="ids of the training data, for the card")
+    add("--push", default=None, metavar="OWNER/NAME", help="upload to ModelScope with the login of its own client")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    from results import card, files
+    from training import checkpoints, exported
+
+    if args.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", args.push):
+        raise UserError(f"--push {args.push} is no ModelScope id of the form OWNER/NAME")
+    content = checkpoints.load(args.checkpoint, "the checkpoint")
+    results = [files.read(path, path.stem, None, CLASS_LABELS) for path in args.results]
+    card.require_own(content, results)
+    require_free(args.output_dir, exported.CONFIG)
+    if not results:
+        warn("no --results were given, so the card says that there are none")
+    clap_model = base_model(content["clap_model"], args.base_model)
+    exported.write(args.output_dir, content, clap_model)
+    name = args.name or args.output_dir.resolve().name
+    text = card.card(content, name, clap_model, results, args.license, args.dataset)
+    write_atomic(args.output_dir / "README.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    log.info("exported: %s", args.output_dir)
+    if args.push:
+        push(args.output_dir, args.push)
+
+
+def require_free(folder: Path, config: str) -> None:
+    """UserError if the folder holds something else than an earlier export."""
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if held and not {config, "configuration.json"} <= set(held):
+        raise UserError(f"--output-dir {folder} holds other files, such as {held[0]}; name a new or an empty folder")
+
+
+def base_model(trained_on: str, given: str | None) -> str:
+    """The id of the CLAP model, or of a local folder the last part of its path alone."""
+    if given or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", trained_on):
+        return given or trained_on
+    name = trained_on.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    warn(f"the checkpoint was trained on the local folder {trained_on}; give its id with --base-model, so that others "
+         f"find the model (the card says {name})")  # fmt: skip
+    return name
+
+
+def push(folder: Path, name: str) -> None:
+    """Upload the folder as a model; UserError in one sentence without network, login or permission."""
+    from modelscope.hub.api import HubApi
+
+    log.info("uploading to ModelScope: %s", name)
+    try:
+        api = HubApi()
+        api.create_repo(name, repo_type="model", exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="A head of Hyperbolic CLAP")
+    except Exception as error:  # its client raises errors of many libraries
+        raise UserError(
+            f"--push {name}: ModelScope did not take the upload ({first_line(error)[:200]}); the folder {folder} is "
+            "whole, and `modelscope login` gives its client a login"
+        ) from None
+    log.info("uploaded: https://modelscope.cn/models/%s", name)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, parser().parse_args()))

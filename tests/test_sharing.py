@@ -1,0 +1,277 @@
+"""Heads to share: exported and loaded to the last bit, the card, the example of the docs, and what is refused."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, TINY, script, soundfile, tone, tone_rows, write_rows
+
+from plumbing.errors import UserError
+from training import checkpoints, exported
+
+TEST, EXPORT = "test_clap_modelscope.py", "export_projector.py"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A hyperbolic head with a learned c, a cosine one, and results of the untrained cosine and of the first."""
+    home = tmp_path_factory.mktemp("sharing")
+    write_rows(home / "data", tone_rows(12))
+    common = ("--parquet-dir", home / "data", "--cache-dir", home / "cache")
+    kinds = {"hyperbolic": ("--learn-c", "--learning-rate", "1e-2"), "cosine": ("--similarity", "cosine")}
+    for name, flags in kinds.items():
+        script("train_hyperbolic_clap.py", *common, "--epochs", "2", "--output-dim", "8", *flags,
+               "--output-dir", home / name)  # fmt: skip
+        (best,) = (home / name).glob("best_*.pth")
+        best.rename(home / f"{name}.pth")
+    script(TEST, *common, "--output-json", home / "original.json")
+    results(home, home / "hyperbolic.pth", home / "hyperbolic.json", "--use-hyperbolic")
+    return home
+
+
+def results(home, head, output, *flags):
+    script(TEST, "--parquet-dir", home / "data", "--cache-dir", home / "cache", "--projection-checkpoint", head, *flags,
+           "--output-json", output)  # fmt: skip
+    return json.loads(output.read_text())
+
+
+def export(*flags, check=True):
+    # The parser has neither --checkpoint nor --device, which conftest's script would add.
+    arguments, sys.argv = sys.argv, [EXPORT, *map(str, flags)]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    try:
+        import export_projector
+        from plumbing.run import run
+
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            code = run(export_projector.main, export_projector.parser().parse_args())
+    finally:
+        sys.argv = arguments
+    assert not check or code == 0, stderr.getvalue()
+    return SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
+
+@pytest.mark.parametrize(("name", "flags"), [("hyperbolic", ["--use-hyperbolic"]), ("cosine", [])])
+def test_the_folder_gives_the_same_bits(home, tmp_path, name, flags):
+    export(home / f"{name}.pth", "--output-dir", tmp_path / "head")
+    assert {p.name for p in (tmp_path / "head").iterdir()} == {
+        "model.safetensors", "config.json", "configuration.json", "README.md"
+    }  # fmt: skip
+    of_file = results(home, home / f"{name}.pth", tmp_path / "file.json", *flags)
+    of_folder = results(home, tmp_path / "head", tmp_path / "folder.json", *flags)
+    for key in ("metrics", "predictions", "similarity_stats", "ontology"):
+        assert of_file[key] == of_folder[key], key
+    paths = [content["model_info"].pop("projection_checkpoint") for content in (of_file, of_folder)]
+    assert of_file["model_info"] == of_folder["model_info"] and paths[0] != paths[1]
+    assert len(of_file["model_info"]["projection_sha256"]) == 64
+
+
+def test_every_field_travels_and_nothing_of_the_training(home, tmp_path):
+    """Also fields that this version does not know: values, a tensor, and a dictionary of tensors."""
+    content = checkpoints.load(home / "hyperbolic.pth")
+    content |= {"calibration": {"slope": 0.1 + 0.2}, "prototypes": torch.rand(3, 8), "bank": {"a": torch.rand(2)}}
+    assert float(content["projection_state_dict"]["log_c_change"]) != 0
+    exported.write(tmp_path / "head", content, "laion/x")
+    again = checkpoints.load(tmp_path / "head")
+    assert set(again) == set(content)
+    for key in set(content) - set(exported.OF_THE_TRAINING) - {"clap_model"}:
+        flat = zip(*(exported.split({key: c[key]}) for c in (content, again)), strict=True)
+        (tensors, others), (values, other_values) = flat
+        assert values == other_values and tensors.keys() == others.keys(), key
+        assert all(torch.equal(tensors[n], others[n]) and tensors[n].dtype == others[n].dtype for n in tensors), key
+    assert again["optimizer_state_dict"] == again["identity"] == {}
+    assert exported.sha256(again) == exported.sha256(content)
+    stored = (tmp_path / "head" / "config.json").read_text()
+    assert str(home) not in stored and "optimizer" not in stored
+
+
+def test_the_card(home, tmp_path):
+    import yaml
+
+    flags = ("--results", home / "original.json", home / "hyperbolic.json", "--dataset", "a/b", "c/d")
+    flags += ("--base-model", "laion/larger_clap_general")
+    done = export(home / "hyperbolic.pth", "--output-dir", tmp_path / "my head", *flags)
+    assert "warning" not in done.stdout
+    text = (tmp_path / "my head" / "README.md").read_text(encoding="utf-8")
+    _, metadata, body = text.split("---\n", 2)
+    facts = yaml.safe_load(metadata)
+    assert facts["base_model"] == ["laion/larger_clap_general"] and facts["datasets"] == ["a/b", "c/d"]
+    assert facts["license"] == "mit" and facts["metrics"] == ["accuracy", "mAP"]
+    measured = json.loads((home / "hyperbolic.json").read_text())["metrics"]
+    (index,) = facts["model-index"]
+    assert index["name"] == "my head"
+    found = {entry["name"]: entry["value"] for entry in index["results"][0]["metrics"]}
+    assert found == {name: round(measured[name], 4) for name in ("acc@1", "acc@5", "map", "map_samples")}
+    assert body.count(f"{measured['map']:.4f}") == 2  # in English and in Chinese
+    assert "中文说明" in body and "untrained" in body and "{" not in body.replace("{label}", "")
+    assert str(home) not in text
+
+
+def test_a_card_without_results_says_so(home, tmp_path):
+    done = export(home / "cosine.pth", "--output-dir", tmp_path / "head")
+    assert "no --results were given" in done.stdout and "give its id with --base-model" in done.stdout
+    text = (tmp_path / "head" / "README.md").read_text(encoding="utf-8")
+    assert "None were given" in text and "没有给出结果" in text and "model-index" not in text
+
+
+def test_the_example_of_the_docs(home, tmp_path):
+    """torch and transformers alone classify a file as the project does."""
+    pytest.importorskip("librosa")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 30
+    soundfile.write(tmp_path / "sound.wav", tone(440, 3, 48_000), 48_000)
+    labels = ["Sine wave", "Chirp tone", "Music"]
+    sounds = [{"video_id": "x", "audio": {"bytes": (tmp_path / "sound.wav").read_bytes()}, "human_labels": [label]}
+              for label in labels]  # fmt: skip
+    write_rows(tmp_path / "data", sounds)
+    (tmp_path / "labels.json").write_text(json.dumps({label: i for i, label in enumerate(labels)}))
+    for name, flags in (("hyperbolic", ["--use-hyperbolic"]), ("cosine", [])):
+        exported.write(tmp_path / name, checkpoints.load(home / f"{name}.pth"), "x")
+        filled = code
+        for written, meant in (
+            ('"my_head"', str(tmp_path / name)),
+            ('"laion/larger_clap_general"', str(TINY)),
+            ('"sound.wav"', str(tmp_path / "sound.wav")),
+            ('["Dog", "Rain", "Speech"]', labels),
+        ):
+            assert filled.count(written) == 1
+            filled = filled.replace(written, repr(meant))
+        printed, names = io.StringIO(), {}
+        with contextlib.redirect_stdout(printed):
+            exec(filled, names)
+        assert len(printed.getvalue().splitlines()) == 3
+        flags += ["--class-labels", tmp_path / "labels.json", "--output-json", tmp_path / "r.json", "--top-k", "3"]
+        flags += ["--no-cache", "--projection-checkpoint", tmp_path / name]
+        script(TEST, "--parquet-dir", tmp_path / "data", *flags)
+        ours = json.loads((tmp_path / "r.json").read_text())["predictions"][0]["top_k_predictions"]
+        ours = {entry["classname"]: entry["similarity"] for entry in ours}
+        for label, theirs in zip(labels, names["similarity"][0].tolist(), strict=True):
+            assert ours[label] == pytest.approx(theirs, abs=1e-4), (name, label)
+
+
+@pytest.fixture
+def head(home, tmp_path):
+    exported.write(tmp_path / "head", checkpoints.load(home / "hyperbolic.pth"), "laion/x")
+    return tmp_path / "head"
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: flip(f / "model.safetensors"), "is damaged or was changed"),
+        (lambda f: cut(f / "model.safetensors"), "is damaged or was changed"),
+        (lambda f: (f / "model.safetensors").unlink(), "is no exported head: it lacks model.safetensors"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json that is not JSON"),
+        (lambda f: change(f / "config.json", format="x"), "config.json is not one of export_projector.py"),
+        (lambda f: change(f / "config.json", format_version=9), "by a newer version"),
+        (lambda f: change(f / "config.json", c=2.0), "has c = 2, but its weights make it"),
+        (lambda f: change(f / "config.json", output_dim=16), "has linear.weight of shape"),
+        (lambda f: change(f / "config.json", scale_state_dict=1), "holds scale_state_dict both in"),
+        (lambda f: change(f / "config.json", prompt=None), "has 'prompt' of type NoneType"),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence(head, damage, says):
+    damage(head)
+    with pytest.raises(UserError, match=says) as error:
+        checkpoints.load(head)
+    assert "\n" not in str(error.value)
+
+
+def test_a_head_of_another_model_is_refused(home, head):
+    change(head / "config.json", clap_sha256="0" * 64)
+    flags = ("--parquet-dir", home / "data", "--use-hyperbolic", "--projection-checkpoint", head)
+    done = script(TEST, *flags, check=False)
+    assert done.returncode == 2 and "was trained on the CLAP model laion/x, but --checkpoint" in done.stderr
+
+
+def test_results_of_another_head_or_model_are_refused(home, tmp_path):
+    flags = ("--output-dir", tmp_path / "head")
+    done = export(home / "cosine.pth", *flags, "--results", home / "hyperbolic.json", check=False)
+    assert done.returncode == 2 and "is of another head" in done.stderr
+    other = json.loads((home / "original.json").read_text())
+    other["model_info"]["clap_sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    done = export(home / "cosine.pth", *flags, "--results", tmp_path / "other.json", check=False)
+    assert done.returncode == 2 and "is of another CLAP model" in done.stderr
+    assert not (tmp_path / "head").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(home, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    done = export(home / "cosine.pth", "--output-dir", tmp_path, check=False)
+    assert done.returncode == 2 and "holds other files" in done.stderr
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_an_id_is_fetched_once(home, head, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, sorted(allow_patterns)))
+        return str(shutil.copytree(head, tmp_path / "cache" / "models" / "me--head" / "snapshots" / "master"))
+
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=snapshot_download))
+    monkeypatch.chdir(tmp_path)
+    whole = results(home, head, tmp_path / "a.json", "--use-hyperbolic")
+    for _ in range(2):
+        assert results(home, "me/head", tmp_path / "b.json", "--use-hyperbolic")["metrics"] == whole["metrics"]
+    assert asked == [("me/head", ["config.json", "model.safetensors"])]
+
+
+def test_an_id_that_cannot_be_fetched_is_one_sentence(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+
+    def snapshot_download(name, allow_patterns):
+        raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=snapshot_download))
+    done = script(TEST, "--parquet-dir", home / "data", "--projection-checkpoint", "nobody/head", check=False)
+    assert done.returncode == 2
+    assert "nobody/head is no local path and ModelScope cannot fetch it (no network)" in done.stderr
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_push_uploads_only_when_asked(home, tmp_path, monkeypatch, network):
+    calls = []
+
+    class HubApi:
+        def create_repo(self, name, **options):
+            if not network:
+                raise ConnectionError("no route to host\n...")
+            calls.append(("create", name))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls.append(("upload", repo_id, folder_path))
+
+    monkeypatch.setitem(sys.modules, "modelscope.hub.api", SimpleNamespace(HubApi=HubApi))
+    for name in ("modelscope", "modelscope.hub"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    export(home / "cosine.pth", "--output-dir", tmp_path / "head")
+    assert not calls
+    done = export(home / "cosine.pth", "--output-dir", tmp_path / "head", "--push", "me/head", check=False)
+    if network:
+        assert calls == [("create", "me/head"), ("upload", "me/head", str(tmp_path / "head"))] and done.returncode == 0
+    else:
+        assert done.returncode == 2 and "did not take the upload (no route to host)" in done.stderr
+        assert "\n" not in done.stderr.strip()
