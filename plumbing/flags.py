@@ -91,6 +91,29 @@ def _number(text: str, kind: type):
         raise argparse.ArgumentTypeError(f"{text!r} is not {noun}") from None
 
 
+def add_head_flags(parser: argparse.ArgumentParser, always_hyperbolic: bool = False) -> None:
+    """The flags that choose what compares audio with text; always_hyperbolic: --use-hyperbolic is a fact, no flag."""
+    add = parser.add_argument
+    if always_hyperbolic:
+        parser.set_defaults(use_hyperbolic=True)
+    else:
+        add("--use-hyperbolic", action="store_true", help="use the hyperbolic projector of --projection-checkpoint")
+    add(
+        "--projection-checkpoint",
+        type=Path,
+        default=None,
+        required=always_hyperbolic,
+        help="a .pth file of train_hyperbolic_clap.py, an exported folder or its ModelScope id (for hyperbolic)",
+    )
+    add(
+        "--c",
+        type=positive,
+        default=None,
+        help="SQUARED RADIUS of the ball, curvature K = -1/c; only checked, the checkpoint's own is used",
+    )
+    add("--temperature", type=positive, default=None, help="only checked, the checkpoint's own is used")
+
+
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that training and testing have in common: data, model, device, cache."""
     add = parser.add_argument

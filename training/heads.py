@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 from pathlib import Path
 
 import torch
 
 from embedding.texts import PROMPT
 from hyperbolic import HyperbolicProjector, LogitScale, cosine_similarity
-from plumbing.errors import UserError
+from plumbing.errors import UserError, warn
 from training import checkpoints, exported
 
 
@@ -93,3 +95,29 @@ class Head:
             "curvature": -1 / self.content["c"] if hyperbolic else None,
             "temperature": self.content.get("temperature"),
         }
+
+
+def open_head(args: argparse.Namespace, device: torch.device) -> Head:
+    """The head of --projection-checkpoint, --use-hyperbolic, --c and --temperature.
+
+    UserError if one of them contradicts the checkpoint; a warning if plain cosine has no use for it.
+    """
+    if args.use_hyperbolic and args.projection_checkpoint is None:
+        raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
+    head = Head(args.projection_checkpoint, device)
+    if not head.trained:
+        for flag in ("c", "temperature"):
+            if getattr(args, flag) is not None:
+                warn(f"--{flag} {getattr(args, flag):g} has no effect: plain cosine has no {flag}")
+        return head
+    if (head.similarity == "hyperbolic") != args.use_hyperbolic:
+        mend = "test it without --use-hyperbolic" if args.use_hyperbolic else "add --use-hyperbolic"
+        raise UserError(f"{args.projection_checkpoint} was trained for {head.similarity} similarity; {mend}")
+    for flag in ("c", "temperature"):
+        given, trained = getattr(args, flag), head.content[flag]
+        if given is not None and not math.isclose(given, trained, rel_tol=1e-5):
+            raise UserError(
+                f"--{flag} {given:g} contradicts {args.projection_checkpoint}, which was trained with {flag} = "
+                f"{trained:g}; leave the flag out or give that value"
+            )
+    return head
