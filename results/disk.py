@@ -1,4 +1,4 @@
-"""The Poincare disk of class texts and audio, for plot_results.py: where 512 dimensions put AudioSet's tree."""
+"""The Poincare disk of class texts and audio, for plot_results.py: a model's many dimensions as two."""
 
 from __future__ import annotations
 
@@ -19,109 +19,112 @@ COLOURS = {
     "Channel, environment and background": "#000000",
 }
 GREY = "#999999"
-NAMES = 15  # written on each side
-NEAREST = 3  # class texts that give a clip its angle
+NAMES = 45  # written at most
 
 
 def draw_disk(args: argparse.Namespace):
-    """The Poincare disk of class texts and audio with the edges of AudioSet's tree, coloured by top-level branch.
+    """The Poincare disk of class texts and audio, coloured by AudioSet's top-level branches, the commonest named.
 
-    The distance of a point from the centre shows its true hyperbolic distance to the origin.
+    Of a projector with two dimensions its own points; else the two-dimensional fit to its distances, with the stress.
 
     python plot_results.py disk --parquet-dir ./Datasets/AudioSet/eval \\
         --projection-checkpoint checkpoints_hyperbolic/best_projection_epoch_X.pth --output disk.png
     """
     import numpy as np
-    from matplotlib.collections import LineCollection
-    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
 
-    from hyperbolic import tangent_pairwise_distance
+    from results.flatten import flatten
     from results.ontology import Ontology
 
     material, projector, text, audio = tangent_vectors(args)
-    classes, rows = material.classes, material.rows
+    classes = material.classes
     tree = Ontology()
     nodes, reason = tree.find(classes.names)
     if nodes is None:
         raise UserError(f"the disk shows AudioSet's tree, but {reason}")
+    targets = material.targets.numpy()
     class_branch = np.array([tree.names[tree.branch(node)] for node in nodes])
-    labelled = np.flatnonzero(rows.match_counts)
-    audio_branch = np.array([most_common(class_branch[rows.positions(i)]) for i in labelled])
-    audio, c = audio[labelled], float(projector.c)
-    angle_text = leaf_angles(tangent_pairwise_distance(text, text, c).cpu().numpy())
-    nearest = tangent_pairwise_distance(audio, text, c).cpu().numpy().argsort(axis=1)[:, :NEAREST]
-    turn_audio = np.exp(1j * angle_text)[nearest].sum(axis=1)
-    # Radii are true; shown as tanh(d / 2s), with a scale s that fills the disk. Differences between texts would show
-    # most with their median at 0.65; at 0.78 they are 9 % smaller.
-    radius_text, radius_audio = (2 * x.norm(dim=1).cpu().numpy() for x in (text, audio))
-    scale = float(np.median(radius_text)) / (2 * np.arctanh(0.78))
-    at_text = np.tanh(radius_text / (2 * scale)) * np.exp(1j * angle_text)
-    at_audio = np.tanh(radius_audio / (2 * scale)) * turn_audio / np.abs(turn_audio)
-    figure = Figure(figsize=(WIDTH, 7.5), layout="constrained")
+    labelled = np.flatnonzero(targets.any(axis=1))
+    audio_branch = np.array([most_common(class_branch[targets[i]]) for i in labelled])
+    c = float(projector.c)
+    flat = flatten(text, audio[labelled], c)
+    at_text, at_audio = disk_points(flat.text, c), disk_points(flat.audio, c)
+    figure = Figure(figsize=(WIDTH, 8.3), layout="constrained")
     axes = figure.subplots()
     axes.set_aspect("equal")
     axes.axis("off")
-    axes.set(xlim=(-1.62, 1.62), ylim=(-1.02, 1.02))
-    circle = np.exp(1j * np.linspace(0, 2 * np.pi, 400))
-    axes.plot(circle.real, circle.imag, color="#444444", linewidth=1.2)
-    edges = tree_edges(tree, nodes)
-    lines = geodesics(at_text[edges[:, 0]], at_text[edges[:, 1]])
-    # Pale colours instead of transparent ones: where hundreds of lines cross, those would add up to a dark knot.
-    # Without smoothing, which showing a picture of twice the size does anyway, the file is half as large.
-    colours = [tuple(0.5 + 0.5 * part for part in to_rgb(COLOURS[class_branch[child]])) for child in edges[:, 0]]
-    lines = np.stack([lines.real, lines.imag], axis=-1)
-    axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.5, antialiaseds=False))
+    edge = min(1, 1.04 * np.abs(np.concatenate([at_text, at_audio])).max())  # what lies farther out is empty
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
+    axes.add_patch(Circle((0, 0), 1, fill=False, color="#444444", linewidth=1.2))
     for name, colour in COLOURS.items():
         sounds, names = at_audio[audio_branch == name], at_text[class_branch == name]
-        axes.scatter(names.real, names.imag, s=20, color=colour, edgecolor="white", linewidth=0.4, label=name, zorder=3)
-        axes.scatter(sounds.real, sounds.imag, s=18, marker="x", color=colour, linewidth=0.8, zorder=4)
-    farthest = max(radius_text.max(), radius_audio.max())
-    step = nice_step(farthest / 5)
-    for d in np.arange(step, farthest + step, step):
-        ring = np.tanh(d / (2 * scale)) * circle
-        axes.plot(ring.real, ring.imag, color=GREY, linewidth=0.7, linestyle=(0, (4, 4)), zorder=2.5)
-        axes.text(0, -abs(ring[0]), f"{d:g}", fontsize=9, color="#444444", ha="center", va="center", zorder=5,
+        axes.scatter(sounds.real, sounds.imag, s=15, marker="x", color=colour, linewidth=0.7, alpha=0.5, zorder=2)
+        axes.scatter(names.real, names.imag, s=22, color=colour, edgecolor="white", linewidth=0.4, label=name, zorder=3)
+    farthest = 2 * np.sqrt(c) * np.arctanh(min(edge, 1 - 1e-9))
+    step = nice_step(farthest / 4)
+    for d in np.arange(step, farthest, step):
+        ring = np.tanh(d / (2 * np.sqrt(c)))
+        axes.add_patch(Circle((0, 0), ring, fill=False, color=GREY, linewidth=0.7, linestyle=(0, (4, 4)), zorder=1))
+        axes.text(0, -ring, f"{d:g}", fontsize=9, color="#444444", ha="center", va="center", zorder=5,
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
-    clip_count = np.bincount(rows.matches[1], minlength=len(classes))
-    write_names(axes, at_text, classes.names, clip_count)
-    axes.scatter([], [], s=20, color=GREY, label="dot: class text")
-    axes.scatter([], [], s=18, marker="x", color=GREY, linewidth=0.9, label="cross: audio clip")
+    write_names(axes, at_text, classes.names, targets.sum(axis=0), edge)
+    axes.scatter([], [], s=22, color=GREY, label="dot: class text")
+    axes.scatter([], [], s=15, marker="x", color=GREY, linewidth=0.9, label="cross: audio clip")
     figure.legend(loc="outside upper center", ncols=3, fontsize=9.5, handletextpad=0.2, columnspacing=1.2,
                   markerscale=1.5)
+    what = "the model's own two dimensions" if flat.exact else (
+        f"the {text.shape[1]} dimensions became two by a fit to all pairwise hyperbolic distances with stress "
+        f"{flat.stress:.3f} (0 would be exact; the same fit in the flat plane: {flat.flat_stress:.3f}), so neighbours "
+        "are alike only roughly")
     caption(figure, (
-        f"{len(text)} class texts and {len(audio)} clips; lines join each class to its nearest parent class in "
-        "AudioSet's tree. Distance from the centre: the true hyperbolic distance d to the origin of every point "
-        f"(c = {c:g}; dashed circles), drawn at tanh(d / {2 * scale:.2f}); the outer circle is infinitely far. Angle: "
-        f"the {text.shape[1]} dimensions became the order of the leaves in a clustering of the texts by hyperbolic "
-        f"distance, evenly spread, and a clip is at the mean angle of its {NEAREST} nearest texts; so neighbours are "
-        "alike, but the angle between two far points means nothing. Named: the class with the most clips in each "
-        "direction."))
+        f"{len(text)} class texts and {len(labelled)} clips in the Poincare disk (c = {c:g}); {what}. Dashed circles: "
+        "hyperbolic distance from the model's origin. Named are classes with many clips, as far as there is room."))
     return figure
 
 
-def write_names(axes, at, names: list[str], clips) -> None:
-    """Names of some of the points (M,) complex `at`, in a column on either side of the disk, joined by thin lines.
+def disk_points(tangent, c: float):
+    """(N, 2) tangent vectors at the origin of a ball of squared radius c -> (N,) complex points of the unit disk."""
+    import numpy as np
 
-    In each direction the class with the most clips is named. clips: (M,) their numbers.
+    from hyperbolic import expmap0
+
+    x, y = expmap0(torch_tensor(tangent), c).numpy().T / np.sqrt(c)
+    return x + 1j * y
+
+
+def torch_tensor(array):
+    """A numpy array as a torch tensor, torch imported only now: --help shall be instant."""
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def write_names(axes, at, names: list[str], clips, edge: float) -> None:
+    """The names of points (M,) complex `at` beside them, the ones with most clips first, where no name stands yet.
+
+    clips: (M,) their numbers. edge: half the width of the picture in the same unit.
     """
     import textwrap
 
     import numpy as np
+    from matplotlib.patheffects import withStroke
 
-    for side in (-1, 1):
-        up = np.angle(at * side)  # -pi / 2 to pi / 2 on this side, whichever it is
-        slot = np.floor((up / np.pi + 0.5) * NAMES).astype(int)
-        for number in range(NAMES):
-            inside = np.flatnonzero(slot == number)
-            if not len(inside):
-                continue
-            chosen = inside[np.argmax(clips[inside])]
-            y = side * ((number + 0.5) / NAMES - 0.5) * 2 * 0.98
-            start = at[chosen]
-            axes.plot([start.real, side * 1.06, side * 1.09], [start.imag, y, y], color="#777777", linewidth=0.6)
-            axes.text(side * 1.11, y, textwrap.shorten(names[chosen], 22, placeholder="..."), fontsize=9.5, va="center",
-                      ha="left" if side > 0 else "right")
+    width, height = 0.0185 * edge, 0.042 * edge  # of a letter and a line, about
+    taken: list[tuple[float, float, float, float]] = []
+    for i in np.argsort(-clips, kind="stable")[: NAMES * 4]:
+        name = textwrap.shorten(names[i], 24, placeholder="...")
+        side = 1 if at[i].real + width * (len(name) + 2) < edge else -1
+        x, y = at[i].real + side * 0.016 * edge, at[i].imag
+        left, right = (x, x + width * len(name)) if side > 0 else (x - width * len(name), x)
+        box = (left, right, y - height / 2, y + height / 2)
+        if any(box[0] < b[1] and b[0] < box[1] and box[2] < b[3] and b[2] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        axes.text(x, y, name, fontsize=9, ha="left" if side > 0 else "right", va="center", zorder=6,
+                  path_effects=[withStroke(linewidth=2.5, foreground="white")])
+        if len(taken) == NAMES:
+            break
 
 
 def tangent_vectors(args: argparse.Namespace) -> tuple:
@@ -144,47 +147,6 @@ def most_common(names) -> str:
     """The name that occurs most often, the first of them in a tie."""
     names = list(names)
     return max(names, key=names.count)
-
-
-def leaf_angles(distances):
-    """(M, M) distances -> (M,) evenly spread angles: leaves of an average-linkage clustering, the near side by side."""
-    import numpy as np
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    condensed = squareform((distances + distances.T) / 2, checks=False)
-    order = leaves_list(linkage(condensed, method="average", optimal_ordering=True))
-    angles = np.empty(len(order))
-    angles[order] = np.arange(len(order)) * (2 * np.pi / len(order))
-    return angles
-
-
-def tree_edges(tree, nodes):
-    """(E, 2) class positions of child and parent; parents that are no class are passed over to the next one up."""
-    import numpy as np
-
-    position = {int(node): i for i, node in enumerate(nodes)}
-    edges = set()
-    for child, node in enumerate(nodes):
-        waiting = list(tree.parents[node])
-        while waiting:
-            parent = waiting.pop()
-            if parent in position:
-                edges.add((child, position[parent]))
-            else:
-                waiting += tree.parents[parent]
-    return np.array(sorted(edges))
-
-
-def geodesics(start, end, points: int = 24):
-    """Complex points of the unit disk (E,), (E,) -> (E, points): the hyperbolic lines between them, drawn as arcs."""
-    import numpy as np
-
-    start, end = start[:, None], end[:, None]
-    moved = (end - start) / (1 - start.conj() * end)  # the isometry that takes start to the origin
-    length = np.abs(moved).clip(1e-12, 1 - 1e-12)
-    along = np.tanh(np.linspace(0, 1, points) * np.arctanh(length)) * moved / length
-    return (along + start) / (1 + start.conj() * along)
 
 
 def nice_step(value: float) -> float:

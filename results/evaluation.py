@@ -11,6 +11,7 @@ from results.grounds import grounded
 from results.inner import inner_metrics, inner_similarities
 from results.metrics import metrics, rank_classes
 from results.ontology import ontology_metrics
+from results.walks import way_to_root
 from training.heads import Head
 
 
@@ -25,7 +26,8 @@ def evaluate(material: Material, head: Head, top_k: int) -> tuple[dict[str, np.n
         "similarity_stats": lambda: similarity_stats(scores),
         "metrics": lambda: metrics(scores, targets, top_k),
         "ontology": lambda: ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy())
-        | inner_metrics(inner),
+        | inner_metrics(inner)
+        | {"way_to_root": way_to_root(head, audio, text, targets, names)},
     })
     listed = predictions(scores, material.rows, names, top_k)
     return {"scores": scores, "targets": targets} | inner, figures | {"reasons": reasons, "predictions": listed}

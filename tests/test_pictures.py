@@ -17,6 +17,13 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip insta
 PLOT = "plot_results.py"
 
 
+@pytest.fixture(autouse=True)
+def quick_fit(monkeypatch):
+    """A picture is drawn the same however well its coordinates are fitted."""
+    monkeypatch.setattr("results.flatten.FIT_STEPS", 3)
+    monkeypatch.setattr("results.flatten.PLACE_STEPS", 3)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with data, a hyperbolic and a cosine training of two epochs."""
@@ -93,9 +100,8 @@ def test_the_palette_keeps_every_colour(trained, results, tmp_path):
     assert off.max() < 40 and (off > 16).mean() < 0.005
     for colour in COLOURS.values():
         dots = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-        for shade, tolerance in ((dots, 1), (127.5 + dots / 2, 2)):  # of the dots, of the edges
-            pure = (np.abs(wanted - shade) < tolerance).all(axis=2)
-            assert pure.sum() > 100 and off[pure].max() < 12, (colour, shade)
+        pure = (np.abs(wanted - dots) < 1).all(axis=2)
+        assert pure.sum() > 100 and off[pure].max() < 12, colour
 
 
 def figure_of(kind, trained, results, *more):
@@ -142,28 +148,30 @@ def test_gains_show_the_comparison(trained, results):
     assert f"out of {files[0].valid.sum()} clips and the {changes['compared']} classes" in captions(figure)
 
 
-def test_the_disk_shows_the_true_distances(trained, results):
-    """Rings and points obey one rule, tanh(d / 2s), and d is the model's own distance to the origin."""
-    import torch
+def test_the_disk_shows_what_was_fitted(trained, results):
+    """Every class text and every clip at its place of the fit, rings at tanh(d / 2R), the stress in the caption."""
     from matplotlib.collections import PathCollection
+    from matplotlib.patches import Circle
 
-    from hyperbolic import tangent_pairwise_distance
     from results import disk
+    from results.flatten import flatten
 
     figure = figure_of("disk", trained, results)
     (axes,) = figure.axes
-    text = captions(figure)
-    assert "527 class texts and 12 clips" in text and "512 dimensions became the order of the leaves" in text
-    scale = float(text.split("tanh(d / ")[1].split(")")[0])
     _, projector, *vectors = disk.tangent_vectors(arguments("disk", trained, results))
+    c = float(projector.c)
+    flat = flatten(*vectors, c)
+    assert f"527 class texts and 12 clips in the Poincare disk (c = {c:g})" in captions(figure)
+    assert f"with stress {flat.stress:.3f}" in captions(figure) and f"plane: {flat.flat_stress:.3f}" in captions(figure)
     groups = [group.get_offsets() for group in axes.collections if isinstance(group, PathCollection)][:-2]  # legend's
-    for points, x in zip((np.concatenate(groups[::2]), np.concatenate(groups[1::2])), vectors, strict=True):
-        wanted = tangent_pairwise_distance(x, torch.zeros(1, x.shape[1]), float(projector.c))[:, 0].numpy()
-        found = scale * np.arctanh(np.hypot(*np.asarray(points).T))
-        assert np.sort(found) == pytest.approx(np.sort(wanted), rel=5e-3)  # the caption rounds its scale
-    rings = {float(label.get_text()): -label.get_position()[1] for label in axes.texts if label.get_position()[0] == 0}
-    assert len(rings) >= 3
-    assert [scale * np.arctanh(r) for r in rings.values()] == pytest.approx(list(rings), rel=5e-3)
+    for drawn, tangent in ((groups[1::2], flat.text), (groups[::2], flat.audio)):
+        wanted = disk.disk_points(tangent, c)
+        assert np.allclose(np.sort(np.concatenate(drawn)[:, 0].data), np.sort(wanted.real), atol=1e-9)
+    rings = [patch.radius for patch in axes.patches if isinstance(patch, Circle)][1:]
+    labels = [float(label.get_text()) for label in axes.texts if label.get_position()[0] == 0]
+    assert len(rings) >= 3 and [2 * np.sqrt(c) * np.arctanh(r) for r in rings] == pytest.approx(labels)
+    named = {label.get_text() for label in axes.texts}
+    assert len(named & {"Sine wave", "Chirp tone", "Music"}) > 1  # the classes of these clips, as far as there is room
 
 
 def test_similarities_show_every_pair_once(trained, results):
