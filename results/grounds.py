@@ -40,6 +40,7 @@ def grounded(figures: dict[str, Callable[[], dict]]) -> tuple[dict, dict[str, st
 
 def _finite(value, name: str, given: str | None, reasons: dict[str, str]):
     if isinstance(value, dict):
+        given = value.get("reason") or given
         return {k: _finite(v, f"{name}.{k}", given, reasons) for k, v in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         reasons[name] = "not a number" if math.isnan(value) else "infinite"

@@ -169,7 +169,7 @@ def test_the_disk_shows_what_was_fitted(trained, results):
         assert np.allclose(np.sort(np.concatenate(drawn)[:, 0].data), np.sort(wanted.real), atol=1e-9)
     rings = [patch.radius for patch in axes.patches if isinstance(patch, Circle)][1:]
     labels = [float(label.get_text()) for label in axes.texts if label.get_position()[0] == 0]
-    assert len(rings) >= 3 and [2 * np.sqrt(c) * np.arctanh(r) for r in rings] == pytest.approx(labels)
+    assert len(rings) >= 2 and [2 * np.sqrt(c) * np.arctanh(r) for r in rings] == pytest.approx(labels)
     named = {label.get_text() for label in axes.texts}
     assert len(named & {"Sine wave", "Chirp tone", "Music"}) > 1  # the classes of these clips, as far as there is room
 
