@@ -6,7 +6,7 @@ DEMO := demo/out
 TEST_FLAGS := --parquet-dir demo/data/eval --num-samples 1000 --checkpoint CLAP/tiny --device cpu
 BEST = $$(ls $(DEMO)/checkpoints/best_projection_epoch_*.pth)
 
-.PHONY: demo test clean
+.PHONY: demo test test-cuda clean
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ demo: demo/data
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# On a machine with a GPU: the tests that need one, each with its measured figures.
+test-cuda: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/test_cuda.py -rsP
 
 clean:
 	rm -rf $(VENV) demo/data $(DEMO)

@@ -95,6 +95,9 @@ def embed_clips(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads_before)
+        if batcher:
+            with contextlib.suppress(RuntimeError):  # of a device that has failed; nothing finished is lost else
+                batcher.collect()
         cache.flush()
     audio = np.stack([cache.get(key) for key in keys]) if keys else np.empty((0, encoder.embed_dim), np.float32)
     return clips, torch.from_numpy(audio), skipped

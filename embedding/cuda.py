@@ -9,12 +9,16 @@ import torch
 
 from CLAP.cache import EmbeddingCache
 from CLAP.encoder import Encoder, merge_windows
+from plumbing.device import out_of_memory
+from plumbing.errors import warn
 
 
 class CudaBatcher:
     """Encoder batches of one size, started without waiting for any of them.
 
     Vectors stay on the device until PENDING windows are under way; only then the host waits and the cache is filled.
+    Every batch has the same number of windows, the last one filled up, so that a clip meets the same kernels whatever
+    else is encoded. A batch that does not fit into the device's memory makes the batches smaller from there on.
     """
 
     PENDING = 512  # windows
@@ -36,21 +40,44 @@ class CudaBatcher:
         self.owners += [key] * len(windows)
         while len(self.waiting) >= self.batch_size:
             self._start()
-        if len(self.under_way) * self.batch_size >= self.PENDING:
-            self._collect()
+        if sum(map(len, self.under_way)) >= self.PENDING:
+            self.collect()
 
     def finish(self) -> None:
         """Encode and collect what is left."""
-        if self.waiting:
+        while self.waiting:
             self._start()
-        self._collect()
+        self.collect()
 
     def _start(self) -> None:
-        batch = torch.from_numpy(np.stack(self.waiting[: self.batch_size])).pin_memory()
-        del self.waiting[: self.batch_size]
-        self.under_way.append(self.encoder.encode_windows(batch.to(self.encoder.device, non_blocking=True)))
+        """Start one batch; a smaller one if the device lacks the memory, the error if it lacks it for one window."""
+        asked = self.batch_size
+        while True:
+            windows = self.waiting[: self.batch_size]
+            batch = np.stack(windows)[np.resize(np.arange(len(windows)), self.batch_size)]
+            try:
+                vectors = self.encoder.encode_windows(self._upload(batch))
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+            # Outside of the except clause, whose traceback holds the tensors of the failed batch.
+            self._free()
+        if self.batch_size < asked:
+            warn(f"a batch of {asked} windows does not fit into the device's memory, so the encoder goes on with "
+                 f"{self.batch_size} at a time (--encode-batch-size {self.batch_size} starts there)")  # fmt: skip
+        del self.waiting[: len(windows)]
+        self.under_way.append(vectors[: len(windows)])
 
-    def _collect(self) -> None:
+    def _upload(self, batch: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(batch).pin_memory().to(self.encoder.device, non_blocking=True)
+
+    def _free(self) -> None:
+        torch.cuda.empty_cache()
+
+    def collect(self) -> None:
+        """Wait for what is under way and put the vectors of whole clips into the cache."""
         if not self.under_way:
             return
         for vector in torch.cat(self.under_way).cpu():

@@ -7,6 +7,15 @@ import os
 from plumbing import ranks
 from plumbing.errors import UserError, warn
 
+NO_MEMORY = (  # as CUDA, cuBLAS and cuDNN say it, PyTorch on Windows, and PyTorch on Linux
+    "out of memory", "alloc_failed", "not enough memory", "can't allocate memory"
+)  # fmt: skip
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the device's or the machine's, did not suffice."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in NO_MEMORY)
+
 
 def cores() -> int:
     """The cores that this process may use: of a job's allocation, not of its machine."""
@@ -16,12 +25,12 @@ def cores() -> int:
 def choose_device(name: str):
     """The torch.device of `--device`; without CUDA a visible warning and the CPU.
 
-    Under torchrun the default cuda:0 (and cuda) become each rank's own device.
+    Under torchrun the default cuda:0 (and cuda) become each rank's own device; more ranks than devices share them.
     """
     import torch
 
     if ranks.under_torchrun() and name in ("cuda", "cuda:0"):
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        name = f"cuda:{_own_device(int(os.environ['LOCAL_RANK']), torch.cuda.device_count())}"
 
     try:
         device = torch.device(name)
@@ -40,3 +49,9 @@ def choose_device(name: str):
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.allow_tf32 = False  # --no-autocast means float32, in the patch convolution too
     return device
+
+
+def _own_device(local_rank: int, devices: int) -> int:
+    if devices and local_rank >= devices:
+        warn(f"rank {local_rank} of this machine shares cuda:{local_rank % devices}; it has {devices} CUDA device(s)")
+    return local_rank % devices if devices else local_rank

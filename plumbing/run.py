@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 from plumbing import ranks
+from plumbing.device import out_of_memory
 from plumbing.errors import Printable, UserError, printable
 
-NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA, PyTorch on Windows, on Linux
-OUT_OF_MEMORY = "out of memory: lower --batch-size or --num-samples, or run with --device cpu"
+OUT_OF_MEMORY = "out of memory: lower --batch-size, --encode-batch-size or --num-samples, or run with --device cpu"
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in NO_MEMORY):
+        if out_of_memory(error):
             return _fail(OUT_OF_MEMORY, 1)
         raise
     return 0

@@ -22,7 +22,7 @@ from plumbing.files import write_atomic, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, VERSION = "hyperbolic_clap_projection", 1
-OF_THE_TRAINING = ("optimizer_state_dict", "identity")  # only continuing a training needs them
+OF_THE_TRAINING = ("optimizer_state_dict", "identity", "trained_parameters")  # only continuing one needs them
 CONVENTION = "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|"
 
 
@@ -58,6 +58,11 @@ def write(folder: Path, content: dict, clap_model: str) -> None:
     data = save(tensors, {"format": "pt"})
     head = {"format": FORMAT, "format_version": VERSION, "convention": CONVENTION}
     values = head | values | {"clap_model": clap_model, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise UserError(f"the checkpoint holds {name!r}, whose values no JSON can hold") from None
     write_atomic(folder / WEIGHTS, lambda temporary: temporary.write_bytes(data))
     write_json(folder / CONFIG, values)
     write_json(folder / "configuration.json", {"framework": "pytorch", "task": "zero-shot-classification"})
