@@ -63,19 +63,27 @@ class Sources:
         """(M, D) embeddings of names in the prompts."""
         return embed_classes(names, self.encoder, self.cache, self.prompts)
 
+    def embed_rows(self, usable: Callable[[Clip], str | None]) -> tuple[Rows, torch.Tensor, Skipped] | None:
+        """The first --num-samples usable rows, their (N, D) embeddings and the others; None on ranks above 0."""
+        return embed_folder(self.args, self.folder, self.encoder, self.cache, usable, self.ranks)
+
+    def counts(self, rows: Rows, skipped: Skipped) -> dict:
+        """How many rows are used, and the others by reason, for the JSON."""
+        return {"used": len(rows), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
+
     def embed(self, usable: Callable[[Clip], str | None]) -> Material | None:
         """The first --num-samples usable clips and all class texts; None on ranks above 0. UserError if there are none.
 
         usable: gives the reason why a clip cannot be used, or None.
         """
-        embedded = embed_folder(self.args, self.folder, self.encoder, self.cache, usable, self.ranks)
+        embedded = self.embed_rows(usable)
         if embedded is None:
             return None
         rows, audio, skipped = embedded
         require_matches(rows, skipped)
         text = self.texts_of(self.classes.names)
         targets = torch.from_numpy(rows.targets)
-        counts = {"used": len(rows), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
+        counts = self.counts(rows, skipped)
         return Material(self.classes, rows, audio, text, targets, counts, self.texts_of)
 
 

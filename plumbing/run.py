@@ -54,11 +54,17 @@ def describe_run(args: argparse.Namespace, device, world_size: int) -> dict:
     """What was run, for setup.json and the results JSON."""
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "arguments": {name: _told(value) for name, value in vars(args).items()},
         "device": str(device),
         "world_size": world_size,
         "versions": versions(),
     }
+
+
+def _told(value):
+    if isinstance(value, list):
+        return [_told(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def versions() -> dict[str, str]:

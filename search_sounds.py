@@ -1,0 +1,162 @@
+"""Find sounds by text or by a sound: the clips of a parquet folder that are nearest to a query.
+
+    python search_sounds.py "glass breaking" "rain on a roof" --parquet-dir ./Datasets/AudioSet/eval
+
+    python search_sounds.py Animal --like my_dog.wav --parquet-dir ./Datasets/AudioSet/eval --use-hyperbolic \\
+        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --save-audio found
+
+A text goes into the prompt as a class name does. A text that is an inner class of AudioSet's tree, such as Animal, is
+answered by all the texts of its branch (--no-branches: by its own). The search is exact. Clips need no labels; clips
+that the embedding cache knows are not encoded again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from plumbing.device import choose_device
+from plumbing.errors import RowError, UserError, log, warn
+from plumbing.files import require_writable, write_json
+from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
+from plumbing.run import describe_run, run
+
+MAX_QUERY = 1000  # characters; CLAP's text tower reads far fewer
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("query", nargs="*", help="texts to search by")
+    add_shared_flags(parser)
+    add_head_flags(parser)
+    add = parser.add_argument
+    add("--like", type=Path, action="append", default=[], metavar="FILE", help="a sound to search by; several times")
+    add("--num-samples", type=at_least(1), default=None, help="search among the first N usable clips (default: all)")
+    add("--top-k", type=at_least(1), default=10, help="clips found for each query (default: 10)")
+    add("--branches", action=argparse.BooleanOptionalAction, default=True,
+        help="answer an inner class of AudioSet's tree by the texts of its branch (default: on)")
+    add("--output-json", type=Path, default=None, help="also write what was found as JSON")
+    add("--save-audio", type=Path, default=None, metavar="DIR", help="also write the found clips as WAV files")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    check_queries(args)
+    from embedding.folder import Sources
+    from embedding.texts import read_prompts
+    from results.search import nearest, project
+    from training.heads import open_head
+
+    device = choose_device(args.device)
+    head = open_head(args, device)
+    sources = Sources(args, device, prompts=head.prompts(read_prompts(args)))
+    head.require_model(sources.encoder)
+    if args.output_json:
+        require_writable(args.output_json)
+    queries = {**text_queries(args, sources, head), **sound_queries(args, sources, head)}
+    rows, audio, skipped = sources.embed_rows(lambda clip: None)
+    if not len(rows):
+        raise UserError(f"no row of {args.parquet_dir} can be used; the reasons stand above")
+    if args.top_k > len(rows):
+        warn(f"--top-k {args.top_k} is more than the {len(rows)} clips there are; all of them are listed")
+    found = nearest(head, project(head, audio), list(queries.values()), args.top_k)
+    report = [describe(query, rows, *best) for query, best in zip(queries, found, strict=True)]
+    for entry in report:
+        show(entry)
+    if args.output_json:
+        model = head.describe(sources.encoder, sources.prompt)
+        info = describe_run(args, device, 1) | {"clips": sources.counts(rows, skipped)}
+        write_json(args.output_json, {"test_info": info, "model_info": model, "queries": report})
+    if args.save_audio:
+        save_audio(args.save_audio, report, sources.folder)
+
+
+def check_queries(args: argparse.Namespace) -> None:
+    """UserError for what cannot be searched by, before anything is loaded."""
+    if not args.query and not args.like:
+        raise UserError("nothing to search by; give one or more texts, or --like FILE")
+    for text in args.query:
+        if not text.strip():
+            raise UserError("a query is empty; give a text such as 'glass breaking'")
+        if len(text) > MAX_QUERY:
+            raise UserError(f"a query has {len(text)} characters; up to {MAX_QUERY} are accepted")
+
+
+def text_queries(args: argparse.Namespace, sources, head) -> dict:
+    """{text: its (B, D) vectors}: one, or those of its branch."""
+    from results.inner import branch_of
+    from results.ontology import Ontology
+
+    tree = Ontology()
+    branches = {text: (branch_of(text, tree) if args.branches else []) for text in args.query}
+    for text, branch in branches.items():
+        if branch:
+            log.info("%s: an inner class, answered by the %d texts of its branch", text, len(branch))
+    return {text: head.text(sources.texts_of(branch or [text])) for text, branch in branches.items()}
+
+
+def sound_queries(args: argparse.Namespace, sources, head) -> dict:
+    """{path: its (1, D) vector}; UserError for a file that is no sound."""
+    from embedding.files import embed_files, find_sounds
+
+    missing = [path for path in args.like if not path.is_file()]
+    if missing:
+        raise UserError(f"--like {missing[0]} is no file")
+    files, audio, skipped = embed_files(find_sounds(args.like), sources.encoder, sources.cache)
+    for reason, entry in skipped.report().items():
+        raise UserError(f"--like {entry['first'][0]} cannot be used: {reason}")
+    return {str(path): head.audio(vector[None]) for path, vector in zip(files, audio, strict=True)}
+
+
+def describe(query: str, rows, positions, similarities) -> dict:
+    """A query and what was found, for the JSON."""
+    found = rows.take(positions)
+    columns = zip(found.sample_ids.tolist(), found.video_ids, found.human_labels.to_pylist(), similarities, strict=True)
+    return {
+        "query": query,
+        "results": [
+            {"rank": rank, "similarity": float(value), "video_id": video, "sample_id": sample, "human_labels": labels}
+            for rank, (sample, video, labels, value) in enumerate(columns, 1)
+        ],
+    }
+
+
+def show(entry: dict) -> None:
+    """What was found for a query, as a table on the terminal."""
+    log.info("\n%s", entry["query"])
+    log.info("rank  similarity  video_id     labels")
+    for found in entry["results"]:
+        labels = "; ".join(found["human_labels"])
+        log.info("%4d  %10.4f  %-11s  %s", found["rank"], found["similarity"], found["video_id"], labels)
+
+
+def save_audio(folder: Path, report: list[dict], source) -> None:
+    """The found clips as 48 kHz mono WAV files, as the model hears them: FOLDER/<query>/<rank>_<video_id>.wav."""
+    import soundfile
+
+    from CLAP import SAMPLE_RATE
+    from data import decode
+
+    for number, entry in enumerate(report, 1):
+        inside = folder / f"{number:02d}_{file_name(Path(entry['query']).name)}"
+        inside.mkdir(parents=True, exist_ok=True)
+        for found in entry["results"]:
+            path = inside / f"{found['rank']:02d}_{file_name(found['video_id'])}.wav"
+            try:
+                for clip in source.rows(found["sample_id"], found["sample_id"] + 1):
+                    soundfile.write(path, decode(clip), SAMPLE_RATE)
+            except RowError as error:  # known to the cache, but changed since
+                warn(f"{found['video_id']} is not written: {error}")
+        log.info("%s", inside)
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file's name on any system."""
+    return re.sub(r"[^\w.-]+", "_", text)[:60].strip("._") or "query"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, parser().parse_args()))
