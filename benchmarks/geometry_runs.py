@@ -1,0 +1,212 @@
+"""What the tables about similarities share: embedded folders, one training run, the four metrics, their intervals."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import shlex
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from material import ROOT, machine, quiet
+
+METRICS = ("acc@1", "acc@5", "map", "map_samples")
+FLAT = 1e6
+RESAMPLES = 4000
+SEEDS = 5
+
+DATA = None  # of this process
+
+
+@dataclass
+class Folder:
+    """A folder's embeddings (N, D), its targets (N, M) bool, and which source each clip is of."""
+
+    audio: object
+    targets: object
+    sources: object
+
+
+@dataclass
+class Data:
+    """The folder that trains, those that are measured on by their names, and the class texts (M, D)."""
+
+    train: Folder
+    measured: dict[str, Folder]
+    text: object
+
+    def fingerprint(self) -> str:
+        """A name for the data, to know again what belongs to it."""
+        from training.split import fingerprint
+
+        folders = [self.train, *self.measured.values()]
+        return fingerprint(self.text, *(x for folder in folders for x in (folder.audio, folder.targets)))[:16]
+
+
+def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: str = "video_id") -> Data:
+    """Embed the folders (from the user's cache where they are already)."""
+    import torch
+
+    from CLAP.cache import EmbeddingCache, default_folder
+    from CLAP.encoder import Encoder
+    from data import ParquetFolder
+    from embedding.clips import embed_clips
+    from embedding.folder import columns, reason_against
+    from embedding.texts import embed_classes
+    from plumbing.flags import CLASS_LABELS
+    from reading.labels import ClassList
+
+    classes = ClassList.read(CLASS_LABELS)
+    encoder = Encoder(checkpoint, torch.device("cpu"))
+    cache = EmbeddingCache(default_folder(), encoder.fingerprint)
+
+    def embed(folder: Path) -> Folder:
+        whole = ParquetFolder(folder, classes)
+        clips, audio, _ = embed_clips(whole, encoder, cache, whole.num_rows, reason_against)
+        rows = columns(clips, classes)
+        return Folder(audio, torch.from_numpy(rows.targets), rows.videos)
+
+    return Data(
+        embed(train_dir),
+        {name: embed(folder) for name, folder in measured.items()},
+        embed_classes(classes.names, encoder, cache),
+    )
+
+
+def initialise(data: Data) -> None:
+    """Make a process ready for `fit`: one thread each, since a run is many small products."""
+    global DATA
+    import torch
+
+    torch.set_num_threads(1)
+    DATA = data
+
+
+def pool(data: Data, workers: int) -> ProcessPoolExecutor:
+    """Processes that `fit` can be submitted to; this one is made ready too."""
+    initialise(data)
+    return ProcessPoolExecutor(workers, initializer=initialise, initargs=(data,))
+
+
+def precision(scores, targets):
+    """Average precision of each row that has a positive."""
+    import numpy as np
+
+    rows = targets.any(1)
+    order = np.argsort(-scores[rows], axis=1, kind="stable")
+    hits = np.take_along_axis(targets[rows], order, axis=1)
+    ranks = np.arange(1, hits.shape[1] + 1)
+    return (np.cumsum(hits, axis=1) * hits / ranks).sum(1) / hits.sum(1)
+
+
+def four(scores, targets):
+    """acc@1, acc@5, class-wise map and per-clip map of (N, M) arrays; scores without ties."""
+    import numpy as np
+
+    hits = np.take_along_axis(targets, np.argsort(-scores, axis=1), axis=1)
+    return np.array([hits[:, :1].any(1).mean(), hits[:, :5].any(1).mean(), precision(scores.T, targets.T).mean(),
+                     precision(scores, targets).mean()])  # fmt: skip
+
+
+@dataclass
+class Run:
+    """The four metrics of a training run on its validation clips and on each folder, and the scores (N, M) there."""
+
+    validation: object
+    metrics: dict
+    scores: dict
+
+
+def fit(settings, change=None) -> Run:
+    """One training run as the training script makes it: the epoch with the lowest validation loss counts.
+
+    change: called with the trainer before it starts. A run whose loss is not finite has metrics of 0.
+    """
+    import numpy as np
+    import torch
+
+    from plumbing.errors import UserError
+    from training.loop import Trainer
+    from training.split import split_by_video
+
+    train, validation = split_by_video(DATA.train.sources, 0.8, settings.seed)
+    trainer = Trainer(settings, DATA.train.audio, DATA.train.targets, DATA.text, train, validation)
+    if change is not None:
+        change(trainer)
+    best, kept = None, None
+    try:
+        with quiet():
+            for record in trainer.epochs():
+                if best is None or record["val_loss"] < best["val_loss"]:
+                    best, kept = record, copy.deepcopy(trainer.projector)
+    except UserError:
+        return Run(np.zeros(4), {name: np.zeros(4) for name in DATA.measured}, {})
+    with torch.no_grad():
+        chosen = four(kept(DATA.train.audio[validation], DATA.text).numpy(), DATA.train.targets[validation].numpy())
+        scores = {name: kept(folder.audio, DATA.text).numpy() for name, folder in DATA.measured.items()}
+    metrics = {name: four(scores[name], folder.targets.numpy()) for name, folder in DATA.measured.items()}
+    return Run(chosen, metrics, scores)
+
+
+def untrained(dim: int, name: str):
+    """Cosine scores (N, M) on a folder without training: CLAP's own, or in the texts' principal directions."""
+    import torch
+
+    from hyperbolic import HyperbolicProjector
+
+    projector = HyperbolicProjector(DATA.text.shape[1], dim, similarity="cosine")
+    projector.start_at_principal_directions(DATA.text)
+    with torch.no_grad():
+        return projector(DATA.measured[name].audio, DATA.text).numpy()
+
+
+def resampled(scores, name: str):
+    """(RESAMPLES, 4) float32: the metrics of resampled clips of a folder, the same draws for every scores."""
+    import numpy as np
+
+    from results.bootstrap import Ranking, draw
+
+    targets = DATA.measured[name].targets.numpy()
+    hits = np.take_along_axis(targets, np.argsort(-scores, axis=1), axis=1)
+    linear = np.stack([hits[:, :1].any(1), hits[:, :5].any(1), precision(scores, targets)], axis=1).astype(np.float32)
+    ranking, parts = Ranking(scores, targets), []
+    for weights in draw(len(targets), RESAMPLES, 0, ranking.width):
+        means = weights @ linear / len(targets)
+        parts.append(np.insert(means, 2, np.nanmean(ranking(weights)[0], axis=1), axis=1))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def difference(first, second):
+    """Draws (S, RESAMPLES, 4) of two sides -> (2, 4): the 95 % interval of second - first over clips and seeds."""
+    import numpy as np
+
+    drawn = second - first
+    seeds = np.random.default_rng(1).integers(len(drawn), size=(RESAMPLES, len(drawn)))
+    mixed = np.stack([drawn[seeds[:, s], np.arange(RESAMPLES)] for s in range(len(drawn))]).mean(0)
+    return np.percentile(mixed, [2.5, 97.5], axis=0)
+
+
+def difference_cells(first, second, points) -> list[str]:
+    """Difference, low and high of each metric in points; points (S, 4) of both sides, draws (S, RESAMPLES, 4)."""
+    import numpy as np
+
+    low, high = difference(first, second)
+    point = np.mean(points[1] - points[0], axis=0)
+    return [f"{100 * value:.2f}" for triple in zip(point, low, high, strict=True) for value in triple]
+
+
+DIFFERENCE_COLUMNS = [f"{metric}{end}" for metric in METRICS for end in ("", " low", " high")]
+
+
+def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
+    """A table whose first line says what wrote it, when and where; whole or not at all."""
+    from plumbing.files import write_atomic
+
+    text = io.StringIO()
+    command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])
+    text.write(f"# {command} ({machine()})\n")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomic(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
