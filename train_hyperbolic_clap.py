@@ -19,7 +19,7 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import UserError, log
-from plumbing.flags import Parser, add_shared_flags, at_least, fraction, positive, scale, seed, share
+from plumbing.flags import Parser, add_shared_flags, at_least, fraction, not_negative, positive, scale, seed, share
 from plumbing.run import describe_run, run
 
 
@@ -82,6 +82,22 @@ def parser() -> Parser:
         metavar="A",
         help="validate and keep (1 - A) trained + A start of all that is trained, as WiSE-FT does (default: 0, off)",
     )
+    add(
+        "--prototypes",
+        type=not_negative,
+        default=0.0,
+        metavar="B",
+        help="testing adds B cosine(clip, mean training audio of the class); the means go into the checkpoint, classes "
+        "without clips get none, and the loss knows nothing of it (default: 0, off)",
+    )
+    add("--patience", type=at_least(1), default=None, metavar="N", help="stop after N epochs without a lower "
+        "validation loss (default: train all --epochs)")
+    add(
+        "--split-by",
+        default="video_id",
+        metavar="COLUMN",
+        help="clips with one value in this parquet column stay on one side of the split (default: video_id)",
+    )
     add("--resume", action="store_true", help="go on after the last finished epoch in --output-dir")
     add("--log-to", choices=("tensorboard", "swanlab"), default=None, help="also log every epoch to a local tracker")
     add("--learn-c", action="store_true", help="let the training change c, starting from --c")
@@ -93,8 +109,9 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("--learn-c has no meaning with --similarity cosine, which has no c; leave one of them out")
     from embedding.folder import Sources, reason_against
     from plumbing.ranks import open_ranks
+    from training.groups import groups, require_column
     from training.loop import Settings, Trainer
-    from training.split import fingerprint, split_by_video
+    from training.split import split_by_video
     from training.trackers import open_tracker, require
 
     ranks = open_ranks()
@@ -102,6 +119,7 @@ def main(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     sources = Sources(args, device, ranks)
     encoder = sources.encoder
+    require_column(sources.folder, args.split_by)
     if args.output_dim > encoder.embed_dim:
         raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
     output = None if ranks.rank else open_output(args, device, ranks, encoder)
@@ -110,23 +128,38 @@ def main(args: argparse.Namespace) -> None:
     if material is None:
         return ranks.close()
 
-    train, validation = split_by_video(material.rows.videos, args.train_ratio, args.seed)
+    train, validation = split_by_video(groups(sources.folder, material, args.split_by), args.train_ratio, args.seed)
     output.count(material, train, validation)
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
     on_device = [tensor.to(device) for tensor in (material.audio, material.targets, material.text)]
     trainer = Trainer(settings, *on_device, train, validation)
-    data = fingerprint(material.audio, material.targets, material.text, train)
-    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": sources.prompt}
-    identity = {"prompt": sources.prompt} | settings.identity() | {"data": data}
-    model |= {"embed_dim": encoder.embed_dim, "identity": identity}
-    done = output.resume(identity, trainer)
-    for figures in trainer.epochs(first=done + 1):
+    model = about(args, sources, material, train, settings)
+    done = output.resume(model["identity"], trainer)
+    for figures in () if output.stalled(args.patience) else trainer.epochs(first=done + 1):
         output.keep(figures | trainer.state() | model)
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures))
+        if output.stalled(args.patience):
+            log.info("no lower validation loss in %d epochs: stopped", args.patience)
+            break
     tracker.close()
     ranks.close()
     log.info("best: %s", output.best_path)
+
+
+def about(args: argparse.Namespace, sources, material, train, settings) -> dict:
+    """What a checkpoint says of the models, the prompt and the data behind it, and its prototypes."""
+    from training.prototypes import prototypes
+    from training.split import fingerprint
+
+    data = fingerprint(material.audio, material.targets, material.text, train)
+    identity = {"prompt": sources.prompt} | settings.identity()
+    identity |= {"split_by": args.split_by} if args.split_by != "video_id" else {}
+    identity |= {"prototypes": args.prototypes} if args.prototypes else {}
+    kept = prototypes(args.prototypes, material.audio[train], material.targets[train], material.classes.names)
+    encoder = sources.encoder
+    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": sources.prompt}
+    return model | {"embed_dim": encoder.embed_dim, "identity": identity | {"data": data}} | kept
 
 
 def open_output(args: argparse.Namespace, device, ranks, encoder):

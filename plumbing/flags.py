@@ -32,6 +32,14 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """A finite float of 0 or above."""
+    value = _number(text, float)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of 0 or above")
+    return value
+
+
 def fraction(text: str) -> float:
     """A float strictly between 0 and 1."""
     value = _number(text, float)
@@ -112,6 +120,7 @@ def add_head_flags(parser: argparse.ArgumentParser, always_hyperbolic: bool = Fa
         help="SQUARED RADIUS of the ball, curvature K = -1/c; only checked, the checkpoint's own is used",
     )
     add("--temperature", type=positive, default=None, help="only checked, the checkpoint's own is used")
+    add("--prototypes", type=not_negative, default=None, metavar="B", help="only checked, as --c is")
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:

@@ -18,9 +18,10 @@ from training.heads import Head
 def evaluate(material: Material, head: Head, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
     """What --save-scores keeps (results/files.py), and what the results JSON says of it."""
     audio, text = head.audio(material.audio), head.text(material.text)
-    scores, targets = head.compare(audio, text).cpu().numpy(), material.targets.numpy()
+    names, targets = material.classes.names, material.targets.numpy()
+    scores = head.with_prototypes(head.compare(audio, text), material.audio, names).cpu().numpy()
     warn_if_alike(scores)
-    names, best = material.classes.names, scores.argmax(axis=1)
+    best = scores.argmax(axis=1)
     inner = inner_similarities(material, head, scores)
     figures, reasons = grounded({
         "similarity_stats": lambda: similarity_stats(scores),

@@ -1,15 +1,26 @@
-"""The training's flags beyond the manual's: start of scale and texts, schedule, averaging with the start."""
+"""The training's flags beyond the manual's: starts, schedule, averaging, prototypes, patience, what the split keeps."""
 
+import json
 import math
+import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from conftest import script
+from conftest import script, tone_rows, write_rows
+from safetensors.numpy import load_file
 from test_training import TEXT, trainer
 
+from data import ParquetFolder
+from embedding.folder import columns
 from plumbing.errors import UserError
+from plumbing.flags import CLASS_LABELS
+from reading.labels import ClassList
 from training import checkpoints
+from training.groups import groups
 from training.loop import Settings
+from training.prototypes import added, check, prototypes
 
 TRAIN = "train_hyperbolic_clap.py"
 
@@ -23,7 +34,7 @@ def test_defaults_leave_no_trace():
         "batch_size", "learning_rate", "c", "temperature", "loss", "similarity", "output_dim", "audio_radius",
         "learn_c", "seed",
     }  # fmt: skip
-    assert "trained_parameters" not in trainer().state()
+    assert "trained_state_dict" not in trainer().state()
     assert Settings(lr_schedule="cosine").identity() == Settings().identity() | {"lr_schedule": "cosine", "epochs": 10}
 
 
@@ -100,13 +111,13 @@ def test_resuming_under_other_flags(tones, tmp_path):
     script(TRAIN, *flags, "--epochs", 2, "--resume", *cosine)
 
 
-def test_trained_parameters_that_do_not_fit_are_refused():
+def test_trained_state_dict_that_do_not_fit_are_refused():
     t = trainer(average_with_start=0.5)
     next(epochs := t.epochs())
     content = t.state()
-    content["trained_parameters"] = content["trained_parameters"][:-1]
+    del content["trained_state_dict"]["0"]
     epochs.close()
-    with pytest.raises(UserError, match="trained_parameters that do not fit"):
+    with pytest.raises(UserError, match="trained_state_dict that does not fit"):
         checkpoints.check_continues("x.pth", content, t.optimizer, t.scale)
 
 
@@ -119,8 +130,117 @@ def test_trained_parameters_that_do_not_fit_are_refused():
         ("--average-with-start", "1", "1 is not from 0 to below 1"),
         ("--average-with-start", "nan", "nan is not from 0 to below 1"),
         ("--lr-schedule", "linear", "invalid choice: 'linear'"),
+        ("--prototypes", "-0.1", "-0.1 is not a finite number of 0 or above"),
+        ("--patience", "0", "0 is below 1, the least accepted"),
     ],
 )
 def test_values_out_of_range(flag, value, sentence):
     done = script(TRAIN, "--parquet-dir", "nowhere", flag, value, check=False)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def sourced(tmp_path):
+    """24 tones of 6 sources; the column `other` cannot part anything, `nested` is no plain value."""
+    rows = tone_rows(24)
+    for i, row in enumerate(rows):
+        row |= {"source": None if i in (5, 11) else f"s{i % 6}", "other": "one", "nested": ["a"]}
+    write_rows(tmp_path / "sourced", rows[:12], "00.parquet")
+    return write_rows(tmp_path / "sourced", rows[12:], "01.parquet")
+
+
+def test_a_split_by_a_column_keeps_each_value_on_one_side(sourced, tmp_path):
+    flags = ["--parquet-dir", sourced, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out"]
+    flags += ["--epochs", 1]
+    script(TRAIN, *flags, "--split-by", "source")
+    clips = json.loads((tmp_path / "out" / "setup.json").read_text())["clips"]
+    assert clips["train"] + clips["validation"] == 24
+    folder = ParquetFolder(sourced, ClassList.read(CLASS_LABELS))
+    rows = columns(list(folder), folder.classes)
+    material = SimpleNamespace(rows=rows.take(np.arange(3, 24)))
+    found = groups(folder, material, "source").tolist()
+    values = [f"s{i % 6}" if i not in (5, 11) else i for i in range(3, 24)]
+    assert found == [list(dict.fromkeys(values)).index(value) for value in values]
+    done = script(TRAIN, *flags, "--resume", check=False)
+    assert done.returncode == 2 and "with split_by = source, this run has its default" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        ("speaker", "--split-by speaker: .*00.parquet has no column 'speaker'; its columns are video_id, .*other"),
+        ("nested", "--split-by nested: in .*00.parquet that column is list<.*>, expected plain values"),
+        ("other", "--split-by other: all 24 usable clips have 'one' there; two values are needed"),
+    ],
+)
+def test_a_column_that_cannot_split(sourced, tmp_path, column, sentence):
+    flags = ["--parquet-dir", sourced, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out"]
+    done = script(TRAIN, *flags, "--split-by", column, check=False)
+    assert done.returncode == 2 and re.search(sentence, done.stderr.splitlines()[-1])
+    assert not list(tmp_path.glob("out/*.pth"))
+
+
+def test_prototypes_add_the_cosine_to_the_mean_audio():
+    audio = torch.tensor([[2.0, 0, 0], [0, 3.0, 0], [0, 0, 1.0]])
+    targets = torch.tensor([[True, False, True], [True, False, False], [False, False, True]])
+    content = prototypes(0.5, audio, targets, ["a", "b", "c"]) | {"embed_dim": 3}
+    assert content["prototype_classes"] == ["a", "c"]
+    half = 0.5**0.5
+    assert torch.allclose(content["prototype_means"], torch.tensor([[half, half, 0], [half, 0, half]]))
+    similarity = added(content, audio[:1], ["c", "new", "b", "a"])
+    assert torch.allclose(similarity, 0.5 * torch.tensor([[half, 0, 0, half]]))
+    assert prototypes(0.0, audio, targets, ["a", "b", "c"]) == {}
+
+
+def test_prototypes_from_training_to_results(tones, tmp_path):
+    flags = ["--parquet-dir", tones, "--cache-dir", tmp_path / "cache"]
+    test = "test_hyperbolic_clap_modelscope.py"
+    scores = {}
+    for weight in (0.0, 0.3):
+        home = tmp_path / f"out{weight}"
+        script(TRAIN, *flags, "--output-dir", home, "--epochs", 1, "--prototypes", weight)
+        (best,) = home.glob("best_*.pth")
+        script(test, *flags, "--projection-checkpoint", best, "--output-json", home / "r.json",
+               "--save-scores", home / "s.safetensors", "--prototypes", weight)  # fmt: skip
+        scores[weight] = load_file(home / "s.safetensors")["scores"]
+        assert json.loads((home / "r.json").read_text())["model_info"].get("prototypes", 0) == weight
+    content = torch.load(best, weights_only=True)
+    names = ClassList.read(CLASS_LABELS).names
+    gain = scores[0.3] - scores[0.0]
+    used = [names.index(name) for name in content["prototype_classes"]]
+    assert (gain[:, used] != 0).all() and np.abs(gain).max() <= 0.3 + 1e-5
+    assert (np.delete(gain, used, axis=1) == 0).all()
+    done = script(TRAIN, *flags, "--output-dir", home, "--epochs", 2, "--resume", check=False)
+    assert done.returncode == 2 and "trained with prototypes = 0.3, this run has its default" in done.stderr
+    plain = next((tmp_path / "out0.0").glob("best_*.pth"))
+    for path, says in ((plain, "which has none"), (best, "which has those of weight 0.3")):
+        done = script(test, *flags, "--projection-checkpoint", path, "--prototypes", 0.2, check=False)
+        assert done.returncode == 2 and f"--prototypes 0.2 contradicts {path}, {says}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"prototype_weight": -1.0}, "prototype_weight = -1.0, which must be finite and above 0"),
+        ({"prototype_classes": "a"}, "no list of names in prototype_classes"),
+        ({"prototype_means": torch.zeros(2, 4)}, r"prototype_means that are no float32 tensor of shape \(1, 4\)"),
+        ({"prototype_means": torch.full((1, 4), math.nan)}, "values in prototype_means that are not finite"),
+    ],
+)
+def test_unsound_prototypes_are_refused(change, sentence):
+    sound = {"embed_dim": 4, "prototype_weight": 0.1, "prototype_means": torch.ones(1, 4), "prototype_classes": ["a"]}
+    check("x.pth", sound)
+    with pytest.raises(UserError, match=sentence):
+        check("x.pth", sound | change)
+
+
+def test_patience_stops_and_a_resumed_run_stays_stopped(tones, tmp_path):
+    flags = ["--parquet-dir", tones, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out"]
+    flags += ["--epochs", 30, "--learning-rate", 0.3, "--patience", 2]  # a rate that soon overfits
+    done = script(TRAIN, *flags)
+    setup = json.loads((tmp_path / "out" / "setup.json").read_text())
+    assert "no lower validation loss in 2 epochs: stopped" in done.stdout
+    assert setup["epochs"][-1]["epoch"] == setup["best_epoch"] + 2 < 30
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.pth")}
+    script(TRAIN, *flags, "--resume")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").glob("*.pth")}

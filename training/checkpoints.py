@@ -12,7 +12,7 @@ import torch
 from hyperbolic import HyperbolicProjector, LogitScale
 from plumbing.errors import UserError
 from plumbing.files import write_atomic
-from training import exported
+from training import exported, prototypes
 
 REQUIRED = {
     "epoch": int,
@@ -113,6 +113,7 @@ def _check(which: str, content) -> None:
     made = content["base_c"] * float(state["log_c_change"].double().exp())
     if not math.isclose(made, content["c"], rel_tol=1e-6):
         refuse(f"has c = {content['c']:g}, but its weights make it {made:g}")
+    prototypes.check(which, content)
 
 
 def check_continues(name: str, content: dict, optimizer: torch.optim.Optimizer, scale: torch.nn.Module) -> None:
@@ -129,9 +130,9 @@ def check_continues(name: str, content: dict, optimizer: torch.optim.Optimizer, 
         raise UserError(f"{name} has an optimizer_state_dict that does not fit this run; leave --resume out")
     if _form(content["scale_state_dict"]) != _form(scale.state_dict()):
         raise UserError(f"{name} has a scale_state_dict that does not fit this run; leave --resume out")
-    trained = content.get("trained_parameters", [])
-    if _form(trained) != (moments if trained else []):
-        raise UserError(f"{name} has trained_parameters that do not fit this run; leave --resume out")
+    trained = content.get("trained_state_dict") or {}
+    if _form(trained) != ({str(i): form for i, form in enumerate(moments)} if trained else {}):
+        raise UserError(f"{name} has a trained_state_dict that does not fit this run; leave --resume out")
     if wrong := not_finite(content):
         raise UserError(f"{name} has values in {wrong} that are not finite")
 

@@ -22,7 +22,7 @@ from plumbing.files import write_atomic, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, VERSION = "hyperbolic_clap_projection", 1
-OF_THE_TRAINING = ("optimizer_state_dict", "identity", "trained_parameters")  # only continuing one needs them
+OF_THE_TRAINING = ("optimizer_state_dict", "identity", "trained_state_dict")  # only continuing one needs them
 CONVENTION = "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|"
 
 
@@ -44,6 +44,7 @@ def split(content: dict) -> tuple[dict[str, torch.Tensor], dict]:
 def sha256(content: dict) -> str:
     """Identifies a head in whatever file it lies: SHA-256 of its tensors and of how its vectors are compared."""
     compared = [content[name] for name in ("similarity", "base_c", "temperature", "audio_radius")]
+    compared += [content[name] for name in ("prototype_weight", "prototype_classes") if name in content]
     digest = hashlib.sha256(repr(compared).encode())
     for name, tensor in sorted(split(content)[0].items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + tensor.numpy().tobytes())

@@ -11,7 +11,7 @@ import torch
 from embedding.texts import PROMPT
 from hyperbolic import HyperbolicProjector, LogitScale, cosine_similarity
 from plumbing.errors import UserError, warn
-from training import checkpoints, exported
+from training import checkpoints, exported, prototypes
 
 
 class Head:
@@ -41,6 +41,11 @@ class Head:
     def scale(self) -> float:
         """What similarities are multiplied by to be logits: the trained scale, or where training starts."""
         return float(self.logits.scale)
+
+    @property
+    def prototypes(self) -> float:
+        """What the cosine to a class's mean training audio is multiplied by; 0 without prototypes."""
+        return self.content.get(prototypes.WEIGHT, 0.0)
 
     def prompts(self, given: list[str] | None) -> list[str]:
         """The templates of the class texts: the checkpoint's, or those given; UserError if the two differ."""
@@ -77,6 +82,15 @@ class Head:
         """Vectors (N, D), (M, D) -> similarities (N, M)."""
         return (self.projector.compare if self.trained else cosine_similarity)(audio, text)
 
+    def with_prototypes(self, similarity: torch.Tensor, embeddings: torch.Tensor, names: list[str]) -> torch.Tensor:
+        """Similarities (N, M) to the classes `names`, with what the prototypes of the checkpoint add, if it has any.
+
+        embeddings: the clips' (N, embed_dim).
+        """
+        if not self.prototypes:
+            return similarity
+        return similarity + prototypes.added(self.content, embeddings.to(self.device), names)
+
     def describe(self, encoder, prompt: str) -> dict:
         """The models behind the numbers, for the results JSON. c, curvature and temperature: None for plain cosine."""
         hyperbolic = self.similarity == "hyperbolic"
@@ -94,17 +108,21 @@ class Head:
             "c_meaning": "squared radius of the ball, curvature = -1/c",
             "curvature": -1 / self.content["c"] if hyperbolic else None,
             "temperature": self.content.get("temperature"),
-        }
+        } | ({"prototypes": self.prototypes} if self.prototypes else {})
 
 
 def open_head(args: argparse.Namespace, device: torch.device) -> Head:
-    """The head of --projection-checkpoint, --use-hyperbolic, --c and --temperature.
+    """The head of --projection-checkpoint, --use-hyperbolic, --c, --temperature and --prototypes.
 
     UserError if one of them contradicts the checkpoint; a warning if plain cosine has no use for it.
     """
     if args.use_hyperbolic and args.projection_checkpoint is None:
         raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
     head = Head(args.projection_checkpoint, device)
+    if args.prototypes is not None and not math.isclose(args.prototypes, head.prototypes, rel_tol=1e-5):
+        has = f"has those of weight {head.prototypes:g}" if head.prototypes else "has none"
+        whose = args.projection_checkpoint or "plain cosine"
+        raise UserError(f"--prototypes {args.prototypes:g} contradicts {whose}, which {has}; leave the flag out")
     if not head.trained:
         for flag in ("c", "temperature"):
             if getattr(args, flag) is not None:

@@ -95,7 +95,9 @@ class Trainer:
     def state(self) -> dict:
         """What rebuilds the projector, and what continues the training."""
         settings = self.settings
-        trained = {} if self._trained is None else {"trained_parameters": self._trained}
+        trained = {}
+        if self._trained is not None:
+            trained["trained_state_dict"] = {str(i): value for i, value in enumerate(self._trained)}
         return trained | {
             "projection_state_dict": self.projector.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
@@ -115,7 +117,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.scale.load_state_dict(state["scale_state_dict"])
         if self.settings.average_with_start:
-            self._set(state["trained_parameters"])
+            self._set(list(state["trained_state_dict"].values()))
 
     @torch.no_grad()
     def _set(self, values: list) -> None:

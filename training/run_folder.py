@@ -74,7 +74,7 @@ class RunFolder:
             path = self._epoch_file(epoch)
             content = checkpoints.load(path, "--resume:")
             trained = {"prompt": content["prompt"]} | content["identity"]  # older ones do not list the prompt
-            for name in {**identity, **trained}:
+            for name in sorted({**identity, **trained}, key=lambda name: name == "data"):  # a reason before its result
                 before, value = (of.get(name, "its default") for of in (trained, identity))
                 if type(before) is not type(value) or before != value:
                     raise UserError(
@@ -122,6 +122,10 @@ class RunFolder:
         for other in self.folder.glob("best_projection_epoch_*.pth"):
             if other != best:
                 other.unlink()
+
+    def stalled(self, patience: int | None) -> bool:
+        """Whether the last `patience` epochs all had a validation loss no lower than the best before; None: never."""
+        return bool(patience and self.best and self.setup["epochs"][-1]["epoch"] - self.best["epoch"] >= patience)
 
     @property
     def best_path(self) -> Path:
