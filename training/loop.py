@@ -125,12 +125,11 @@ class Trainer:
             parameter.copy_(value)
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Within it, projector and logit scale hold their trained values averaged with those of the start.
+    def averaged(self, share: float) -> Iterator[None]:
+        """Within it, projector and logit scale hold (1 - share) of their trained values and `share` of the start's.
 
-        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), eq. 2; the share is of the start.
+        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), eq. 2.
         """
-        share = self.settings.average_with_start
         if not share:
             yield
             return
@@ -150,7 +149,7 @@ class Trainer:
         for epoch in range(first, self.settings.epochs + 1):
             try:
                 train_loss = self._train_epoch(epoch)
-                with self._averaged():
+                with self.averaged(self.settings.average_with_start):
                     yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
             except ValueError as error:
                 if not self.settings.learn_c:
