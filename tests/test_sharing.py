@@ -76,11 +76,11 @@ def test_every_field_travels_and_nothing_of_the_training(home, tmp_path):
     """Also fields that this version does not know: values, a tensor, and a dictionary of tensors."""
     content = checkpoints.load(home / "hyperbolic.pth")
     content |= {"calibration": {"slope": 0.1 + 0.2}, "prototypes": torch.rand(3, 8), "bank": {"a": torch.rand(2)}}
-    content |= {"trained_parameters": [torch.rand(2)]}  # of the training too
+    content |= {"trained_state_dict": {"0": torch.rand(2)}}  # of the training too
     assert float(content["projection_state_dict"]["log_c_change"]) != 0
     exported.write(tmp_path / "head", content, "laion/x")
     again = checkpoints.load(tmp_path / "head")
-    assert set(again) == set(content) - {"trained_parameters"}
+    assert set(again) == set(content) - {"trained_state_dict"}
     for key in set(content) - set(exported.OF_THE_TRAINING) - {"clap_model"}:
         flat = zip(*(exported.split({key: c[key]}) for c in (content, again)), strict=True)
         (tensors, others), (values, other_values) = flat
