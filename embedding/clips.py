@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +100,9 @@ def embed_clips(
             with contextlib.suppress(RuntimeError):  # of a device that has failed; nothing finished is lost else
                 batcher.collect()
         cache.flush()
-    audio = np.stack([cache.get(key) for key in keys]) if keys else np.empty((0, encoder.embed_dim), np.float32)
+    audio, known = cache.take(keys, encoder.embed_dim)
+    if not known.all():
+        raise OSError(errno.EIO, "vectors that were just written cannot be read back", str(cache.folder))
     return clips, torch.from_numpy(audio), skipped
 
 
