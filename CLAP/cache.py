@@ -40,11 +40,6 @@ def default_folder() -> Path:
         raise UserError("the user has no home folder for the embedding cache; give --cache-dir or --no-cache") from None
 
 
-def open_cache(folder: Path | None, nowhere: bool, encoder) -> EmbeddingCache:
-    """An encoder's cache in a folder (None: the user's own); nowhere: one that only lasts for this run."""
-    return EmbeddingCache(None if nowhere else folder or default_folder(), encoder.fingerprint)
-
-
 class EmbeddingCache:
     """The embeddings of one encoder. folder=None: nothing is read or written, only remembered for this run."""
 

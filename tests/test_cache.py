@@ -4,6 +4,7 @@ import errno
 import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,11 @@ class CountingEncoder(Encoder):
 def embed(folder, cache_dir, model=TINY, limit=1000, **options):
     encoder = CountingEncoder(str(model), torch.device("cpu"))
     cache = EmbeddingCache(cache_dir, encoder.fingerprint)
-    clips, audio, skipped = embed_clips(
-        ParquetFolder(folder, CLASSES), encoder, cache, limit, lambda clip: None, **options
-    )
-    return encoder, clips, audio
+    rows = islice(ParquetFolder(folder, CLASSES), limit)
+    clips, keys = zip(*embed_clips(rows, encoder, cache, **options), strict=True)
+    audio, known = cache.take(list(keys), encoder.embed_dim)
+    assert known.all()
+    return encoder, clips, torch.from_numpy(audio)
 
 
 def test_a_warm_run_never_loads_the_model(tones, tmp_path):
@@ -273,7 +275,7 @@ def test_an_interrupted_run_keeps_what_it_encoded(tones, tmp_path):
     encoder = Interrupted(str(TINY), torch.device("cpu"))
     cache = EmbeddingCache(tmp_path / "cache", encoder.fingerprint)
     with pytest.raises(KeyboardInterrupt):
-        embed_clips(ParquetFolder(tones, CLASSES), encoder, cache, 24, lambda clip: None, workers=1)
+        list(embed_clips(ParquetFolder(tones, CLASSES), encoder, cache, workers=1))
     assert embed(tones, tmp_path / "cache")[0].clips == 14
 
 

@@ -305,7 +305,7 @@ def test_a_read_only_output_is_said_before_the_work(material, disk, monkeypatch)
     script(TEST, *data_flags(material), "--output-json", folder / "r.json")
     before = contents(folder)
     remount("ro")
-    monkeypatch.setattr("embedding.folder.embed_clips", None)  # it would fail
+    monkeypatch.setattr("embedding.folder.embed_rows", None)  # it would fail
     train, test = (TRAIN, *data_flags(material)), (TEST, *data_flags(material))
     for wrong, named in (
         ((*train, "--output-dir", folder / "new"), "new/setup.json"),
