@@ -326,7 +326,8 @@ def test_columns_say_what_reading_row_by_row_says(realsounds, hostile, tmp_path)
     write_rows(tmp_path / "odd", rows)
     write_rows(tmp_path / "ids", [{k: row[k] for k in ("video_id", "labels", "audio")} for row in rows])
     texts = ["Speech", "Music, Dog", None, "Speech;Music", ""]
-    write_rows(tmp_path / "text", [{"audio": b"a", "human_labels": text, "video_id": i} for i, text in enumerate(texts)])
+    rows = [{"audio": b"a", "human_labels": text, "video_id": i} for i, text in enumerate(texts)]
+    write_rows(tmp_path / "text", rows)
     (tmp_path / "odd" / "00.parquet").rename(tmp_path / "odd" / os.fsdecode(b"\xff.parquet"))
     checked = 0
     for place in (realsounds / "eval", hostile, tmp_path / "odd", tmp_path / "ids", tmp_path / "text"):
