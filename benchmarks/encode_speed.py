@@ -35,7 +35,7 @@ def main() -> None:
 
         def encode():
             with quiet():
-                list(embed_clips(folder, encoder, EmbeddingCache(None, "")))
+                embed_clips(folder, encoder, EmbeddingCache(None, ""), CLIPS, lambda clip: None)
 
         @torch.inference_mode()
         def forward():

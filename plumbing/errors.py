@@ -13,14 +13,11 @@ class UserError(Exception):
 
 
 class RowError(Exception):
-    """Why one row cannot be used; the run goes on without it. `reason` is what rows are counted by.
+    """Why one row cannot be used; the run goes on without it. `reason` is what rows are counted by."""
 
-    lasting: whether the same bytes fail again, wherever and whenever they are read.
-    """
-
-    def __init__(self, reason: str, detail: str = "", lasting: bool = True):
+    def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}{f' ({detail})' if detail else ''}")
-        self.reason, self.lasting = reason, lasting
+        self.reason = reason
 
 
 def warn(sentence: str) -> None:

@@ -136,8 +136,7 @@ def tangent_vectors(args: argparse.Namespace) -> tuple:
     device = choose_device(args.device)
     head = Head(args.projection_checkpoint, device)
     if head.similarity != "hyperbolic":
-        trained = f"{args.projection_checkpoint} was trained for {head.similarity} similarity"
-        raise UserError(f"{trained}, which has no Poincare disk")
+        raise UserError(f"{args.projection_checkpoint} was trained for cosine similarity, which has no Poincare disk")
     sources = Sources(args, device, prompts=head.prompts(read_prompts(args)))
     head.require_model(sources.encoder)
     material = sources.embed(unlabelled)

@@ -1,0 +1,200 @@
+"""benchmarks/real_clap.py: every layout, the whole way on a small one, going on after an interruption, bad input."""
+
+import contextlib
+import csv
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, soundfile, tone, tone_rows, write_rows
+
+from plumbing.errors import UserError
+from plumbing.run import run
+
+LABELS = {"dog_bark": 300, "siren": 900, "rain": 2500}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import real_clap
+    import real_clap_figures
+    import sound_sets
+
+    monkeypatch.setattr(real_clap, "RATES", (1e-3,))
+    monkeypatch.setattr(real_clap_figures, "RESAMPLES", 200)
+    return SimpleNamespace(main=real_clap, sets=sound_sets, figures=real_clap_figures)
+
+
+def table(path, columns, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def sound(path, frequency, i=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(frequency + 10 * i, 1.0, 22_050), 22_050)
+
+
+@pytest.fixture
+def esc(tmp_path):
+    folder, rows = tmp_path / "ESC-50", []
+    for fold in range(1, 6):
+        for i, (label, frequency) in enumerate(LABELS.items()):
+            sound(folder / "audio" / f"{fold}-{i}.wav", frequency, fold)
+            rows.append((f"{fold}-{i}.wav", fold, i, label))
+    table(folder / "meta" / "esc50.csv", ("filename", "fold", "target", "category"), rows)
+    return folder
+
+
+def start(benchmark, tmp_path, *flags):
+    flags = ["--checkpoint", TINY, "--device", "cpu", "--dims", "8", "--epochs", "1", "--seeds", "1", *flags]
+    flags += ["--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache"]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = run(benchmark.main.main, benchmark.main.parser().parse_args(list(map(str, flags))))
+    return SimpleNamespace(code=code, stdout=stdout.getvalue(), error=stderr.getvalue().rpartition("error: ")[2])
+
+
+def test_the_whole_way_and_again_without_training(benchmark, tmp_path, esc, monkeypatch):
+    done = start(benchmark, tmp_path, "--esc50", esc)
+    assert done.code == 0, done.error
+    report = json.loads((tmp_path / "out" / "real_clap.json").read_text())
+    found = report["sets"]["ESC-50"]
+    assert found["clips"] == {str(i): 3 for i in range(1, 6)} and found["classes"] == 3
+    assert report["parity"]["audio"] < 1e-5 and report["parity"]["text"] < 1e-5 and report["parity"]["clips"] == 3
+    heads = [(row["head"], row["dims"]) for row in found["rows"]]
+    assert heads == [("zero-shot cosine", 512)] * 2 + [(f"trained {s}", 8) for s in ("cosine", "flat", "hyperbolic")]
+    zero_shot, cosine = found["rows"][0], found["rows"][2]
+    assert zero_shot["acc@1"] == pytest.approx(np.mean(zero_shot["acc@1_by_part"]))
+    first = found["differences"][0]
+    assert first["difference"] == "cosine 8 - zero-shot"
+    assert first["acc@1"]["value"] == pytest.approx(cosine["acc@1"] - zero_shot["acc@1"])
+    assert first["acc@1"]["low"] <= first["acc@1"]["value"] <= first["acc@1"]["high"]
+    assert [d["difference"] for d in found["differences"][-2:]] == ["hyperbolic 8 - cosine 8", "hyperbolic 8 - flat 8"]
+    text = (tmp_path / "out" / "real_clap.md").read_text()
+    assert "| trained hyperbolic | `This is a sound of {label}.` | 8 |" in text and text in done.stdout + "\n\n"
+    assert "published" not in text  # three classes are not ESC-50
+    monkeypatch.setattr(benchmark.main, "fit", None)
+    again = start(benchmark, tmp_path, "--esc50", esc)
+    assert again.code == 0, again.error
+    repeated = json.loads((tmp_path / "out" / "real_clap.json").read_text())["sets"]["ESC-50"]
+    assert repeated["rows"] == found["rows"] and repeated["differences"] == found["differences"]
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(benchmark, tmp_path, esc, monkeypatch):
+    written, whole = [], benchmark.main.write_atomic
+
+    def fills(path, write, tidy=True):
+        if len(written) == 4:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        whole(path, write, tidy)
+
+    monkeypatch.setattr(benchmark.main, "write_atomic", fills)
+    done = start(benchmark, tmp_path, "--esc50", esc)
+    assert done.code == 1 and done.error.startswith("No space left on device: ") and done.error.count("\n") == 1
+    monkeypatch.setattr(benchmark.main, "write_atomic", whole)
+    counted, fit = [], benchmark.main.fit
+    monkeypatch.setattr(benchmark.main, "fit", lambda *given: counted.append(1) or fit(*given))
+    assert start(benchmark, tmp_path, "--esc50", esc).code == 0
+    assert len(counted) == 5 * 3 - 4
+
+
+def test_the_bootstrap_measures_what_the_metrics_measure(benchmark):
+    from results.metrics import metrics
+
+    figures = benchmark.figures
+    rng = np.random.default_rng(0)
+    scores, targets = rng.normal(size=(60, 9)), rng.random((60, 9)) < 0.2
+    targets[:, 0] |= ~targets.any(axis=1)
+    found = metrics(scores, targets, 1)
+    ones = np.array([figures.average_precision(t[np.argsort(-s)]) for s, t in zip(scores, targets, strict=True)])
+    assert ones.mean() == pytest.approx(found["map_samples"])
+    drawn = figures._resampled(scores, targets)
+    assert drawn.shape == (200, 4)
+    for i, name in enumerate(figures.METRICS):
+        assert drawn[:, i].mean() == pytest.approx(found[name], abs=0.03), name
+
+
+def test_urbansound8k(benchmark, tmp_path):
+    rows = [(f"{fold}-{i}.wav", fold, label) for fold in range(1, 11) for i, label in enumerate(LABELS)]
+    for name, fold, label in rows:
+        sound(tmp_path / "audio" / f"fold{fold}" / name, LABELS[label])
+    table(tmp_path / "metadata" / "UrbanSound8K.csv", ("slice_file_name", "fold", "class"), rows)
+    given = benchmark.sets.urbansound8k(tmp_path)
+    assert given.classes.names == ["dog bark", "rain", "siren"] and len(given.rounds) == 10
+    last = given.rounds[-1]
+    assert (last.test, last.validation, len(last.train)) == ("10", ["1"], 8)
+    assert [clip.positions for clip in given.parts["3"]] == [[0], [2], [1]]
+
+
+def test_fsd50k(benchmark, tmp_path):
+    table(tmp_path / "FSD50K.ground_truth" / "dev.csv", ("fname", "labels", "mids", "split"),
+          [(1, "Dog,Animal", "", "train"), (2, "Rain", "", "val")])  # fmt: skip
+    table(tmp_path / "FSD50K.ground_truth" / "eval.csv", ("fname", "labels", "mids"), [(3, "Crash_cymbal,Animal", "")])
+    for kind, i in (("dev", 1), ("dev", 2), ("eval", 3)):
+        sound(tmp_path / f"FSD50K.{kind}_audio" / f"{i}.wav", 300)
+    given = benchmark.sets.fsd50k(tmp_path)
+    assert given.classes.names == ["Animal", "Crash cymbal", "Dog", "Rain"]
+    assert given.rounds == [benchmark.sets.Round(["train"], ["val"], "eval")]
+    assert [sorted(clip.positions) for clip in given.parts["eval"]] == [[0, 1]]
+
+
+def test_audioset(benchmark, tmp_path):
+    for name in ("train_balanced", "eval"):
+        write_rows(tmp_path / "audioset" / name, tone_rows(8))
+    done = start(benchmark, tmp_path, "--audioset", tmp_path / "audioset")
+    assert done.code == 0, done.error
+    found = json.loads((tmp_path / "out" / "real_clap.json").read_text())["sets"]["AudioSet"]
+    assert found["clips"] == {"train_balanced": 8, "eval": 8} and found["classes"] == 527
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "meta" / "esc50.csv").rename(f / "other.csv"), "has another layout: it lacks meta/esc50.csv"),
+        (lambda f: drop(f, ",5,"), "lacks the folds 5 of ESC-50"),
+        (lambda f: [path.unlink() for path in (f / "audio").glob("2-*")], "is not ESC-50 as it is unpacked: 3 of"),
+        (lambda f: table(f / "meta" / "esc50.csv", ("filename", "category"), [("x", "y")]), "lacks the column 'fold'"),
+        (lambda f: (f / "meta" / "esc50.csv").write_bytes(b"\xff\xfe\x00"), "cannot be read as a UTF-8 CSV"),
+    ],
+)
+def test_another_layout_is_one_sentence(benchmark, tmp_path, esc, damage, says):
+    damage(esc)
+    done = start(benchmark, tmp_path, "--esc50", esc)
+    assert done.code == 2 and says in done.error and done.error.count("\n") == 1
+
+
+def drop(folder, part):
+    path = folder / "meta" / "esc50.csv"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if part not in line))
+
+
+def test_a_missing_file_is_counted(benchmark, esc):
+    (esc / "audio" / "1-0.wav").unlink()
+    given = benchmark.sets.esc50(esc)
+    assert given.missing == 1 and given.sizes["1"] == 2
+
+
+def test_published_figures_stand_only_beside_the_whole_set(benchmark):
+    assert all(entry["source"] for entries in benchmark.sets.PUBLISHED.values() for entry in entries)
+    (laion, *_) = benchmark.sets.PUBLISHED["ESC-50"]
+    assert laion["acc@1"] == pytest.approx(np.mean(laion["by_fold"]))
+
+
+def test_without_a_data_set_and_with_no_folder(benchmark, tmp_path):
+    assert "no data set was given; name one or more of --esc50" in start(benchmark, tmp_path).error
+    assert "nowhere is not a folder" in start(benchmark, tmp_path, "--esc50", tmp_path / "nowhere").error
+
+
+def test_what_is_tested_neither_trains_nor_validates(benchmark, esc):
+    given = benchmark.sets.esc50(esc)
+    assert [turn.test for turn in given.rounds] == list(given.parts)
+    for turn in given.rounds:
+        assert len({turn.test, *turn.validation, *turn.train}) == 5
+    with pytest.raises(UserError):
+        benchmark.sets.esc50(esc / "audio")
