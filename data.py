@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,9 @@ from CLAP import SAMPLE_RATE
 from plumbing.errors import UserError, first_line, log, warn
 from reading import audio
 from reading.cells import audio_cell, may_hold_audio, may_hold_text, plain
+from reading.columns import read_columns
 from reading.labels import ClassList
+from reading.rows import Rows, video_id
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
 MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads
@@ -40,6 +43,15 @@ class FileError(UserError):
     def __init__(self, file: Path, reason: str, sentence: str):
         super().__init__(f"{file}{sentence}")
         self.file, self.reason = file, reason
+
+
+class Span(NamedTuple):
+    """Rows of one file, from start to stop; `first` is the number of the file's first row in the folder."""
+
+    file: Path
+    first: int
+    start: int
+    stop: int
 
 
 @dataclass
@@ -173,13 +185,35 @@ class ParquetFolder:
         skip_bad: what a damaged row group holds from the damage on is left out; a row keeps its number whatever is
         missing before it, and whether it is found does not depend on where a part begins.
         """
+        for span in self.spans(start, stop):
+            yield from self.clips(span)
+
+    def spans(self, start: int, stop: int) -> Iterator[Span]:
+        """The parts of files that hold the rows from start to stop."""
         first = 0
         for file, count in self.rows_of.items():
-            if first < stop and start < first + count:
-                yield from self._rows_of_file(file, first, start - first, min(stop - first, count))
+            if count and first < stop and start < first + count:
+                yield Span(file, first, max(start - first, 0), min(stop - first, count))
             first += count
 
-    def _rows_of_file(self, file: Path, first: int, start: int, stop: int) -> Iterator[Clip]:
+    def columns(self, span: Span) -> Rows:
+        """A span's rows as `clips` would give them, without their audio, of which nothing is read; UNREADABLE."""
+        start, stop = span.start, span.stop
+        with _open(span.file) as parquet:
+            names = parquet.schema_arrow.names
+            ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
+            groups = np.flatnonzero((ends > start) & (ends - np.diff(ends, prepend=0) < stop)).tolist()
+            skipped = int(ends[groups[0] - 1]) if groups and groups[0] else 0
+            wanted = [name for name in COLUMNS if name in names and name != "audio"]
+            table = parquet.read_row_groups(groups, wanted, use_threads=False).slice(start - skipped, stop - start)
+        if len(table) != stop - start:
+            raise pa.ArrowInvalid(f"it holds {len(table)} of {stop - start} rows")
+        return read_columns(table, self.classes, span.file.stem, span.first + start)
+
+    def clips(self, span: Span, wanted: np.ndarray | None = None) -> Iterator[Clip]:
+        """A span's rows, or those of them that are wanted, by a mask; row groups without one are not read."""
+        file, first, start, stop = span
+        chosen = np.ones(stop - start, bool) if wanted is None else wanted
         end = 0
         try:
             with _open(file) as parquet:
@@ -187,14 +221,14 @@ class ParquetFolder:
                 at_once = int(min(max(BYTES_AT_ONCE / max(_row_bytes(parquet), 1), 1), ROWS_AT_ONCE))
                 for group in range(parquet.num_row_groups):
                     row, end = end, end + parquet.metadata.row_group(group).num_rows
-                    if row >= stop or end <= start:
+                    if row >= stop or end <= start or not chosen[max(row - start, 0) : end - start].any():
                         continue
                     try:
                         batches = parquet.iter_batches(at_once, row_groups=[group], columns=wanted, use_threads=False)
                         for batch in batches:
                             columns = {name: batch.column(name) for name in batch.schema.names}
                             for i in range(batch.num_rows):
-                                if start <= row < stop:
+                                if start <= row < stop and chosen[row - start]:
                                     yield self._clip(columns, i, first + row, file)
                                 row += 1
                             if row >= stop:
@@ -221,13 +255,10 @@ class ParquetFolder:
             found = {name: self.classes.find(name) for name in ids}
             names = [name if place is None else self.classes.names[place] for name, place in found.items()]
         given = plain(columns["video_id"][i]) if "video_id" in columns else None
-        if isinstance(given, bytes):
-            given = given.decode("utf-8", "replace")
         audio, rate = audio_cell(columns["audio"][i])
         return Clip(
             sample_id=sample_id,
-            # Without an id of its own (None, "", NaN) a row stands for itself: a split never ties strangers together.
-            video_id=f"{file.stem}#{sample_id}" if given in (None, "") or given != given else str(given),
+            video_id=video_id(given, file.stem, sample_id),
             human_labels=names,
             machine_labels=ids,
             positions=self.classes.match(names),

@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     if args.output_json:
         require_writable(args.output_json)
     queries = {**text_queries(args, sources, head), **sound_queries(args, sources, head)}
-    rows, audio, skipped = sources.embed_rows(lambda clip: None)
+    rows, audio, skipped = sources.embed_rows(lambda labels, matches: None)
     if not len(rows):
         raise UserError(f"no row of {args.parquet_dir} can be used; the reasons stand above")
     if args.top_k > len(rows):

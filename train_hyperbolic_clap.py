@@ -105,8 +105,9 @@ def parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.learn_c and args.similarity == "cosine":
-        raise UserError("--learn-c has no meaning with --similarity cosine, which has no c; leave one of them out")
+    if args.learn_c and args.similarity != "hyperbolic":
+        similarity = f"--similarity {args.similarity}"
+        raise UserError(f"--learn-c has no meaning with {similarity}, which has no c; leave one of them out")
     from embedding.folder import Sources, reason_against
     from plumbing.ranks import open_ranks
     from training.groups import groups, require_column

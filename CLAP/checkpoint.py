@@ -19,6 +19,7 @@ from pathlib import Path
 from CLAP import SAMPLE_RATE
 from plumbing.device import cores
 from plumbing.errors import UserError, first_line, log
+from plumbing.known import KnownFiles
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -114,11 +115,11 @@ class ModelFolder:
     """The files of one CLAP checkpoint, checked before anything is loaded. UserError in one sentence if one is no good.
 
     config and preprocessor: the content of their JSON. weights: the file that from_pretrained starts at, an index where
-    there are shards.
+    there are shards. known: the table that may say what the files hash to.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, known: KnownFiles | None = None):
+        self.folder, self.known = folder, known or KnownFiles(None)
         self.weights = next(name for name in WEIGHTS if (folder / name).is_file())
         self._refuse_pointers()
         self.config = self._json("config.json")
@@ -182,12 +183,12 @@ class ModelFolder:
         digest = hashlib.sha256()
         for name in ("config.json", self.settings_file, self.weights, *self.shards, *TEXT_FILES):
             if (self.folder / name).is_file():
-                digest.update(f"{name} ".encode() + _hash_file(self.folder / name))
+                digest.update(f"{name} ".encode() + self.known.hash(self.folder / name, _hash_file))
         return digest.hexdigest()
 
 
 def _hash_file(path: Path) -> bytes:
-    """SHA-256 of the SHA-256 of each HASHED_AT_ONCE bytes, on all cores: every start hashes the whole model."""
+    """SHA-256 of the SHA-256 of each HASHED_AT_ONCE bytes, on all cores."""
 
     def hash_part(start: int) -> bytes:
         with path.open("rb") as file:

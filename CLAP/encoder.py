@@ -16,6 +16,7 @@ import torch
 
 from CLAP.checkpoint import ModelFolder, resolve_checkpoint
 from plumbing.errors import UserError, first_line
+from plumbing.known import KnownFiles
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
 TEXT_BATCH = 16
@@ -25,13 +26,16 @@ TEXT_STEP = 8  # token lengths are padded up to a multiple of this
 class Encoder:
     """Audio windows and texts -> unit vectors of CLAP's joint space, (D,) float32.
 
-    checkpoint: a local folder or ModelScope id. autocast: bfloat16 on CUDA (no effect on the CPU).
+    checkpoint: a local folder or ModelScope id. autocast: bfloat16 on CUDA (no effect on the CPU). known: the table
+    that may say what the model's files hash to.
     `sha256` identifies the model's files; `fingerprint` everything that an embedding depends on besides the clip.
     """
 
-    def __init__(self, checkpoint: str, device: torch.device, autocast: bool = True):
+    def __init__(
+        self, checkpoint: str, device: torch.device, autocast: bool = True, known: KnownFiles | None = None
+    ):
         self.name = checkpoint
-        files = ModelFolder(resolve_checkpoint(checkpoint))
+        files = ModelFolder(resolve_checkpoint(checkpoint), known)
         self.folder, self.config, self.preprocessor = files.folder, files.config, files.preprocessor
         self.in_safetensors, self.sha256 = files.in_safetensors, files.sha256
         self.device = device

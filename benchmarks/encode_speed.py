@@ -35,7 +35,7 @@ def main() -> None:
 
         def encode():
             with quiet():
-                embed_clips(folder, encoder, EmbeddingCache(None, ""), CLIPS, lambda clip: None)
+                list(embed_clips(folder, encoder, EmbeddingCache(None, "")))
 
         @torch.inference_mode()
         def forward():

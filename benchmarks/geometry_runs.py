@@ -53,10 +53,11 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
     from CLAP.cache import EmbeddingCache, default_folder
     from CLAP.encoder import Encoder
     from data import ParquetFolder
-    from embedding.clips import embed_clips
-    from embedding.folder import columns, reason_against
+    from embedding.folder import reason_against
+    from embedding.table import embed_rows
     from embedding.texts import embed_classes
     from plumbing.flags import CLASS_LABELS
+    from plumbing.known import KnownFiles
     from reading.labels import ClassList
 
     classes = ClassList.read(CLASS_LABELS)
@@ -65,8 +66,7 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
 
     def embed(folder: Path) -> Folder:
         whole = ParquetFolder(folder, classes)
-        clips, audio, _ = embed_clips(whole, encoder, cache, whole.num_rows, reason_against)
-        rows = columns(clips, classes)
+        rows, audio, *_ = embed_rows(whole, KnownFiles(None), (0, whole.num_rows), encoder, cache, reason_against)
         return Folder(audio, torch.from_numpy(rows.targets), rows.videos)
 
     return Data(

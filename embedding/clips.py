@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 
@@ -20,38 +20,37 @@ from CLAP.cache import EmbeddingCache
 from CLAP.encoder import Encoder
 from data import Clip, decode
 from embedding.cuda import CudaBatcher
-from embedding.skipped import Skipped
 from plumbing.device import cores
 from plumbing.errors import RowError
 
 TRIM_ROWS = 128  # rows after which freed memory is given back
 IN_FLIGHT = 3  # clips per thread that are read ahead of the encoder
+Usable = Callable[[int, int], str | None]
 
 
 def embed_clips(
-    rows: Iterable[Clip],
+    clips: Iterable[Clip],
     encoder: Encoder,
     cache: EmbeddingCache,
-    limit: int,
-    usable: Callable[[Clip], str | None],
+    usable: Usable = lambda labels, classes: None,
     workers: int | None = None,
     batch_size: int = 32,
     done: Callable[[], None] = lambda: None,
-) -> tuple[list[Clip], torch.Tensor, Skipped]:
-    """The first `limit` usable rows in order -> (clips without their audio, (N, D) float32 embeddings, skipped).
+) -> Iterator[tuple[Clip, bytes | RowError]]:
+    """Each clip, in order and without its audio, with its key in the cache, or with the reason why it has none.
 
-    usable: gives the reason why a row cannot be used whatever its audio, or None. Decoding failures are skipped
-    too. Whatever is not in the cache is encoded and added to it. done: called after every row, used or not.
+    Whatever is not in the cache is encoded and added to it, at the latest when the iteration ends. usable: (how many
+    labels, how many of them of the class list) -> why a clip cannot be used whatever its audio, or None. done: called
+    after every clip.
     """
     workers = workers or cores()
     on_cpu = encoder.device.type == "cpu"
     batcher = None if on_cpu else CudaBatcher(encoder, cache, batch_size)
-    clips, keys, skipped, finished = [], [], Skipped(), count(1)
 
-    def prepare(clip: Clip) -> tuple[bytes, np.ndarray | None] | RowError:
+    def prepare(clip: Clip) -> tuple[bytes, np.ndarray | list | None] | RowError:
         """In a worker thread: the clip's key and what is left to do (None if the cache knows it)."""
         try:
-            if reason := usable(clip):
+            if reason := usable(len(clip.human_labels), len(clip.positions)):
                 raise RowError(reason)
             if clip.audio is None:
                 raise RowError("no audio")
@@ -68,28 +67,26 @@ def embed_clips(
     threads_before = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        rows, pending = iter(rows), deque()
-        while len(clips) < limit:
-            # Never more rows in flight than are still wanted: what is not used is not encoded.
-            for clip in islice(rows, max(0, min(workers * IN_FLIGHT, limit - len(clips)) - len(pending))):
+        clips, pending = iter(clips), deque()
+        for finished in count(1):
+            for clip in islice(clips, workers * IN_FLIGHT - len(pending)):
                 pending.append((clip, pool.submit(prepare, clip)))
             if not pending:
                 break
             clip, future = pending.popleft()
             result = future.result()
             done()
-            if next(finished) % TRIM_ROWS == 0:
+            if finished % TRIM_ROWS == 0:
                 trim_memory()
             if isinstance(result, RowError):
-                skipped.add(clip, result)
+                yield clip, result
                 continue
             key, work = result
             if work is not None and on_cpu:
                 cache.add(key, work)
             elif work is not None:
                 batcher.add(key, work)
-            clips.append(clip)
-            keys.append(key)
+            yield clip, key
         if batcher:
             batcher.finish()
     finally:
@@ -99,8 +96,6 @@ def embed_clips(
             with contextlib.suppress(RuntimeError):  # of a device that has failed; nothing finished is lost else
                 batcher.collect()
         cache.flush()
-    audio = np.stack([cache.get(key) for key in keys]) if keys else np.empty((0, encoder.embed_dim), np.float32)
-    return clips, torch.from_numpy(audio), skipped
 
 
 def trim_memory() -> None:

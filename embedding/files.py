@@ -12,7 +12,7 @@ from CLAP.encoder import Encoder
 from data import Clip
 from embedding.clips import embed_clips
 from embedding.skipped import Skipped
-from plumbing.errors import UserError
+from plumbing.errors import RowError, UserError
 from reading.cells import MAX_BYTES
 
 ENDINGS = frozenset(".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .webm .aac .wma .aif .aiff .au .w64 .caf".split())
@@ -45,5 +45,11 @@ def embed_files(
     paths: list[Path], encoder: Encoder, cache: EmbeddingCache, **options
 ) -> tuple[list[Path], torch.Tensor, Skipped]:
     """(the files that can be used, their (N, D) embeddings, the others by reason). options: of embed_clips."""
-    clips, audio, skipped = embed_clips(clips_of(paths), encoder, cache, len(paths), lambda clip: None, **options)
-    return [paths[clip.sample_id] for clip in clips], audio, skipped
+    used, keys, skipped = [], [], Skipped()
+    for clip, outcome in embed_clips(clips_of(paths), encoder, cache, **options):
+        if isinstance(outcome, RowError):
+            skipped.add(outcome.reason, 1, [clip.video_id])
+        else:
+            used.append(paths[clip.sample_id])
+            keys.append(outcome)
+    return used, torch.from_numpy(cache.take(keys, encoder.embed_dim)[0]), skipped

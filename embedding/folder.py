@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from CLAP.cache import EmbeddingCache, open_cache
+from CLAP.cache import EmbeddingCache, default_folder
 from CLAP.encoder import Encoder
-from data import Clip, ParquetFolder
-from embedding.clips import embed_clips
+from data import ParquetFolder
+from embedding.clips import Usable
 from embedding.skipped import Skipped
+from embedding.table import embed_rows, keep
 from embedding.texts import PROMPT, embed_classes, read_prompts
 from plumbing.device import cores
 from plumbing.errors import UserError
+from plumbing.known import KnownFiles
 from plumbing.ranks import Alone, Progress
 from reading.labels import ClassList
 from reading.rows import Rows
@@ -26,18 +29,21 @@ NO_CLASS = "no label of the class list"
 class Material:
     """What is trained and tested on.
 
-    rows: the N used rows, without their audio. audio (N, D) and text (M, D): float32 embeddings on the CPU. targets
-    (N, M) bool: which class is true of which clip. counts: for the JSON. texts_of: names -> their embeddings in the
-    prompts of `text`.
+    rows: the N used rows, without their audio. audio (N, D) and text (M, D): float32 embeddings on the CPU. counts: for
+    the JSON. texts_of: names -> their embeddings in the prompts of `text`.
     """
 
     classes: ClassList
     rows: Rows
     audio: torch.Tensor
     text: torch.Tensor
-    targets: torch.Tensor
     counts: dict
     texts_of: Callable[[list[str]], torch.Tensor]
+
+    @cached_property
+    def targets(self) -> torch.Tensor:
+        """(N, M) bool: which class is true of which clip."""
+        return torch.from_numpy(self.rows.targets)
 
 
 class Sources:
@@ -51,8 +57,13 @@ class Sources:
         self.prompts = prompts or read_prompts(args) or [PROMPT]
         self.classes = ClassList.read(args.class_labels)
         self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files)
-        self.encoder = self.ranks.in_turn(lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast))
-        self.cache = open_cache(args.cache_dir, args.no_cache, self.encoder)
+        cache = None if args.no_cache else args.cache_dir or default_folder()
+        self.known = KnownFiles(cache, args.verify_cache)
+        self.encoder = self.ranks.in_turn(
+            lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast, known=self.known)
+        )
+        self.cache = EmbeddingCache(cache, self.encoder.fingerprint)
+        self.files: dict = {}
 
     @property
     def prompt(self) -> str:
@@ -63,18 +74,18 @@ class Sources:
         """(M, D) embeddings of names in the prompts."""
         return embed_classes(names, self.encoder, self.cache, self.prompts)
 
-    def embed_rows(self, usable: Callable[[Clip], str | None]) -> tuple[Rows, torch.Tensor, Skipped] | None:
+    def embed_rows(self, usable: Usable) -> tuple[Rows, torch.Tensor, Skipped] | None:
         """The first --num-samples usable rows, their (N, D) embeddings and the others; None on ranks above 0."""
-        return embed_folder(self.args, self.folder, self.encoder, self.cache, usable, self.ranks)
+        return embed_folder(self, usable)
 
     def counts(self, rows: Rows, skipped: Skipped) -> dict:
-        """How many rows are used, and the others by reason, for the JSON."""
-        return {"used": len(rows), "skipped": skipped.report(), "skipped_files": self.folder.skipped}
+        """How many rows are used, the others by reason, and how many files were known unread, for the JSON."""
+        return {"used": len(rows), "skipped": skipped.report(), "skipped_files": self.folder.skipped} | self.files
 
-    def embed(self, usable: Callable[[Clip], str | None]) -> Material | None:
+    def embed(self, usable: Usable) -> Material | None:
         """The first --num-samples usable clips and all class texts; None on ranks above 0. UserError if there are none.
 
-        usable: gives the reason why a clip cannot be used, or None.
+        usable: (how many labels, how many of them of the class list) -> why a clip cannot be used, or None.
         """
         embedded = self.embed_rows(usable)
         if embedded is None:
@@ -82,36 +93,27 @@ class Sources:
         rows, audio, skipped = embedded
         require_matches(rows, skipped)
         text = self.texts_of(self.classes.names)
-        targets = torch.from_numpy(rows.targets)
-        counts = self.counts(rows, skipped)
-        return Material(self.classes, rows, audio, text, targets, counts, self.texts_of)
+        return Material(self.classes, rows, audio, text, self.counts(rows, skipped), self.texts_of)
 
 
-def embed_folder(
-    args,
-    folder: ParquetFolder,
-    encoder: Encoder,
-    cache: EmbeddingCache,
-    usable: Callable[[Clip], str | None],
-    ranks: Alone,
-) -> tuple[Rows, torch.Tensor, Skipped] | None:
-    """embed_clips over a folder, as --num-samples, --workers and --encode-batch-size ask; None on ranks above 0.
+def embed_folder(sources: Sources, usable: Usable) -> tuple[Rows, torch.Tensor, Skipped] | None:
+    """The folder's rows as --num-samples, --workers and --encode-batch-size ask; None on ranks above 0.
 
     The rows still wanted are shared out over the ranks; for those that turn out unusable comes a further round, until
     there are enough clips or no more rows. So the rows that are encoded, and their order, do not depend on the ranks.
     """
+    args, ranks, folder, encoder, cache = (getattr(sources, name) for name in "args ranks folder encoder cache".split())
     wanted = min(args.num_samples or folder.num_rows, folder.num_rows)
-    workers = args.workers or max(1, cores() // ranks.local_size)
-    start, parts = 0, []
+    options = {"workers": args.workers or max(1, cores() // ranks.local_size), "batch_size": args.encode_batch_size}
+    start, results = 0, []
     with Progress(ranks) as progress:
         while wanted and start < folder.num_rows:
             stop = min(start + wanted, folder.num_rows)
-            first, last = ranks.share(start, stop)
+            first, last = share = ranks.share(start, stop)
             progress.begin(stop, last - first)
-            rows, limit = folder.rows(first, last), last - first
-            part = embed_clips(rows, encoder, cache, limit, usable, workers, args.encode_batch_size, progress.update)
+            part = embed_rows(folder, sources.known, share, encoder, cache, usable, done=progress.update, **options)
             progress.finish()
-            parts += ranks.gather((columns(part[0], folder.classes), *part[1:])) or []
+            results += ranks.gather(part) or []
             progress.join()
             wanted -= ranks.total(len(part[0]))
             start = stop
@@ -121,32 +123,26 @@ def embed_folder(
     for some in bad_files:
         folder.bad |= some
     folder.tell()
-    used, audio, skipped = [], [], Skipped()
-    for some, vectors, left_out in parts:
-        used.append(some)
-        audio.append(vectors)
-        skipped.merge(left_out)
+    used, audio, all_skipped, parts = zip(*results, strict=True)
+    skipped = Skipped()
+    for some in all_skipped:
+        skipped.merge(some)
     skipped.tell()
+    sources.files = {"files": keep(folder, sources.known, encoder, [part for some in parts for part in some])}
     rows = Rows.join(folder.classes, used)
     if folder.bad and not len(rows) and not skipped.counts:
         raise folder.nothing()
     return rows, audio[0] if len(audio) == 1 else torch.cat(audio), skipped
 
 
-def columns(clips: list[Clip], classes: ClassList) -> Rows:
-    """Clips as Rows."""
-    names = ("sample_id", "video_id", "human_labels", "machine_labels")
-    return Rows.of(classes, *([getattr(clip, name) for clip in clips] for name in names))
+def unlabelled(labels: int, matches: int) -> str | None:
+    """Why a clip with so many labels, and so many of the class list, cannot be tested: it has no label at all."""
+    return None if labels else "no label"
 
 
-def unlabelled(clip: Clip) -> str | None:
-    """Why a clip cannot be tested: it has no label at all."""
-    return None if clip.human_labels else "no label"
-
-
-def reason_against(clip: Clip) -> str | None:
-    """Why a clip cannot train: it has no label, or none of the class list."""
-    return unlabelled(clip) or (None if clip.positions else NO_CLASS)
+def reason_against(labels: int, matches: int) -> str | None:
+    """Why such a clip cannot train: it has no label, or none of the class list."""
+    return unlabelled(labels, matches) or (None if matches else NO_CLASS)
 
 
 def require_matches(rows: Rows, skipped: Skipped) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from data import NAMED_PER_REASON, Clip, tell_skipped
-from plumbing.errors import RowError
+from data import NAMED_PER_REASON, tell_skipped
 
 
 @dataclass
@@ -17,12 +16,12 @@ class Skipped:
     examples: dict[str, list[str]] = field(default_factory=dict)
     labels: set[str] = field(default_factory=set)  # a few of the labels of skipped rows, for error messages
 
-    def add(self, clip: Clip, error: RowError) -> None:
-        self.counts[error.reason] += 1
-        named = self.examples.setdefault(error.reason, [])
-        if len(named) < NAMED_PER_REASON:
-            named.append(clip.video_id)
-            self.labels.update(clip.human_labels)
+    def add(self, reason: str, count: int, names: list[str], labels: list[str] | tuple = ()) -> None:
+        """Count rows; the names and labels of the first NAMED_PER_REASON of them suffice."""
+        self.counts[reason] += count
+        named = self.examples.setdefault(reason, [])
+        named += names[: NAMED_PER_REASON - len(named)]
+        self.labels.update(labels)
 
     def merge(self, other: Skipped) -> None:
         """Add the skipped rows that came after these."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 
-import numpy as np
 import torch
 
 from CLAP.cache import EmbeddingCache
@@ -56,13 +55,14 @@ def embed_classes(
 def embed_texts(texts: list[str], encoder: Encoder, cache: EmbeddingCache) -> torch.Tensor:
     """Texts -> (M, D) float32 unit embeddings; each distinct text is encoded once, ever."""
     keys = [text_key(text) for text in texts]
-    missing = list({key: i for i, key in enumerate(keys) if cache.get(key) is None}.values())
-    if missing:
+    vectors, known = cache.take(keys, encoder.embed_dim)
+    if missing := list({key: i for i, key in enumerate(keys) if not known[i]}.values()):
         log.info("encoding %d texts", len(missing))
         for i, vector in zip(missing, encoder.encode_texts([texts[i] for i in missing]), strict=True):
             cache.add(keys[i], vector)
+        vectors, _ = cache.take(keys, encoder.embed_dim)
         cache.flush()
-    return torch.from_numpy(np.stack([cache.get(key) for key in keys]))
+    return torch.from_numpy(vectors)
 
 
 def text_key(text: str) -> bytes:

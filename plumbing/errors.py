@@ -13,11 +13,14 @@ class UserError(Exception):
 
 
 class RowError(Exception):
-    """Why one row cannot be used; the run goes on without it. `reason` is what rows are counted by."""
+    """Why one row cannot be used; the run goes on without it. `reason` is what rows are counted by.
 
-    def __init__(self, reason: str, detail: str = ""):
+    lasting: whether the same bytes fail again, wherever and whenever they are read.
+    """
+
+    def __init__(self, reason: str, detail: str = "", lasting: bool = True):
         super().__init__(f"{reason}{f' ({detail})' if detail else ''}")
-        self.reason = reason
+        self.reason, self.lasting = reason, lasting
 
 
 def warn(sentence: str) -> None:

@@ -149,3 +149,8 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add("--cache-dir", type=Path, default=None, help="embedding cache (default: the user's cache folder)")
     add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
     add("--no-cache", action="store_true", help="neither read nor write the embedding cache")
+    add(
+        "--verify-cache",
+        action="store_true",
+        help="read and hash every file, also those that look unchanged, and say what of the cache was wrong",
+    )

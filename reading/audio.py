@@ -95,8 +95,8 @@ def _decode_with_librosa(data: bytes) -> tuple[np.ndarray, int]:
         path.write_bytes(data)
         try:
             samples, rate = librosa.load(path, sr=None, mono=False, duration=MAX_SECONDS)
-        except Exception as error:  # its decoders raise whatever their back ends do
-            raise RowError("undecodable audio", first_line(error)) from None
+        except Exception as error:  # its decoders raise whatever their back ends do, and one may be installed later
+            raise RowError("undecodable audio", first_line(error), lasting=False) from None
     return _mono_of_samples(samples, int(rate)), int(rate)
 
 

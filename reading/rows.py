@@ -114,6 +114,14 @@ class Rows:
         return position[slice(*np.searchsorted(row, (i, i + 1)))]
 
 
+def video_id(given, stem: str, sample_id: int) -> str:
+    """A row's video_id from its cell's value."""
+    if isinstance(given, bytes):
+        given = given.decode("utf-8", "replace")
+    # Without an id of its own (None, "", NaN) a row stands for itself: a split never ties strangers together.
+    return f"{stem}#{sample_id}" if given in (None, "") or given != given else str(given)
+
+
 def encode_id(text: str) -> bytes:
     """A video_id as it is kept."""
     return text.encode("utf-8", "surrogateescape")

@@ -136,7 +136,8 @@ def tangent_vectors(args: argparse.Namespace) -> tuple:
     device = choose_device(args.device)
     head = Head(args.projection_checkpoint, device)
     if head.similarity != "hyperbolic":
-        raise UserError(f"{args.projection_checkpoint} was trained for cosine similarity, which has no Poincare disk")
+        trained = f"{args.projection_checkpoint} was trained for {head.similarity} similarity"
+        raise UserError(f"{trained}, which has no Poincare disk")
     sources = Sources(args, device, prompts=head.prompts(read_prompts(args)))
     head.require_model(sources.encoder)
     material = sources.embed(unlabelled)

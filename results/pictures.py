@@ -181,7 +181,7 @@ def draw_similarities(args: argparse.Namespace):
                       label=f"{name} ({len(values):,})")
             axes.axvline(np.median(values), ymax=0.78, color=colour, linestyle=style, linewidth=1)
         kind = file.info["model"].get("similarity")
-        axes.set_xlabel("cosine similarity" if kind == "cosine" else "similarity = -distance / temperature")
+        axes.set_xlabel("similarity = -distance / temperature" if kind == "hyperbolic" else f"{kind} similarity")
         area = roc_auc_score(file.targets[file.valid].ravel(), file.scores[file.valid].ravel())
         axes.set_title(f"{file.label}: ROC area {area:.3f}", fontsize=11)
         axes.set_yticks([])

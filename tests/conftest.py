@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from safetensors.numpy import load_file
 
 # Started where Ctrl-C is ignored (`make test &` in a script), every process that a test starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,6 +105,18 @@ def tones(tmp_path):
     rows = tone_rows(24)
     write_rows(tmp_path / "tones", rows[:12], "00.parquet")
     return write_rows(tmp_path / "tones", rows[12:], "01.parquet")
+
+
+def cached(folder: Path, once: bool = True) -> dict[bytes, bytes]:
+    """{key: vector} of every file of an embedding cache, as they lie on the disk; once: fails if a key occurs twice."""
+    known: dict[bytes, bytes] = {}
+    for piece in folder.rglob("*.safetensors"):
+        content = load_file(piece)
+        if "embeddings" in content:
+            for key, vector in zip(content["keys"], content["embeddings"], strict=True):
+                assert not once or key.tobytes() not in known, "a clip was encoded twice"
+                known[key.tobytes()] = vector.tobytes()
+    return known
 
 
 def script(name: str, *flags, check: bool = True, cwd: Path | None = None) -> SimpleNamespace:

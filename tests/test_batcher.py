@@ -6,14 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import flac, tone, tone_rows, write_rows
+from conftest import cached, flac, tone, tone_rows, write_rows
 
 import plumbing.run
 from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
-from embedding.clips import embed_clips
 from embedding.cuda import CudaBatcher
+from embedding.table import embed_rows
 from plumbing.flags import CLASS_LABELS
+from plumbing.known import KnownFiles
 from reading.labels import ClassList
 
 RATE = 48_000
@@ -21,6 +22,8 @@ RATE = 48_000
 
 class Device:
     """An encoder that counts and records its batches. fits: the most windows that its memory holds."""
+
+    fingerprint = "f" * 64
 
     def __init__(self, encoder=None, fits=10**9, fails=None):
         self.encoder, self.fits, self.fails = encoder, fits, fails
@@ -97,7 +100,7 @@ def test_what_is_under_way_is_bounded(monkeypatch):
         batcher.add(key, windows)
         assert len(batcher.waiting) < 4 and sum(map(len, batcher.under_way)) < 12
         most = max(most, sum(map(len, batcher.under_way)))
-    assert most >= 8 and batcher.cache.known  # it does run ahead, and it does come back
+    assert most >= 8 and batcher.cache.recent  # it does run ahead, and it does come back
 
 
 @pytest.mark.parametrize(("fits", "size"), [(8, 8), (7, 4), (1, 1)])
@@ -157,7 +160,8 @@ def rows(tmp_path_factory):
 
 
 def embed(rows, device, cache=None, size=4):
-    return embed_clips(rows, device, cache or EmbeddingCache(None, ""), 9, lambda clip: None, 2, size)
+    options = {"usable": lambda labels, matches: None, "workers": 2, "batch_size": size}
+    return embed_rows(rows, KnownFiles(None), (0, 9), device, cache or EmbeddingCache(None, ""), **options)
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +171,8 @@ def expected(rows, encoder):
 
 @pytest.mark.parametrize("size", [1, 4, 32])
 def test_the_same_clips_in_the_same_order_as_on_the_cpu(rows, encoder, expected, size):
-    clips, audio, skipped = embed(rows, Device(encoder), size=size)
-    assert [clip.video_id for clip in clips] == [clip.video_id for clip in expected[0]]
+    found, audio, skipped, _ = embed(rows, Device(encoder), size=size)
+    assert found.video_ids == expected[0].video_ids
     assert skipped.report() == expected[2].report() and len(audio) == 8
     assert float((1 - (audio * expected[1]).sum(dim=1)).max()) < 1e-6
 
@@ -185,4 +189,4 @@ def test_the_same_whether_or_not_some_clips_are_known(rows, encoder, expected):
 def test_finished_clips_are_kept_when_the_device_fails(rows, encoder, tmp_path):
     with pytest.raises(RuntimeError, match="device-side assert"):
         embed(rows, Device(encoder, fails=3), EmbeddingCache(tmp_path, "f" * 64), size=2)
-    assert len(EmbeddingCache(tmp_path, "f" * 64).known) >= 2
+    assert len(cached(tmp_path)) >= 2

@@ -1,12 +1,16 @@
 """The cache serves an embedding only for the same content, model and preprocessing, and survives damage."""
 
+import errno
+import hashlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, tone_rows, write_rows
+from conftest import TINY, cached, tone_rows, write_rows
 from safetensors.numpy import load_file, save_file
 
 import CLAP.encoder
@@ -39,10 +43,11 @@ class CountingEncoder(Encoder):
 def embed(folder, cache_dir, model=TINY, limit=1000, **options):
     encoder = CountingEncoder(str(model), torch.device("cpu"))
     cache = EmbeddingCache(cache_dir, encoder.fingerprint)
-    clips, audio, skipped = embed_clips(
-        ParquetFolder(folder, CLASSES), encoder, cache, limit, lambda clip: None, **options
-    )
-    return encoder, clips, audio
+    rows = islice(ParquetFolder(folder, CLASSES), limit)
+    clips, keys = zip(*embed_clips(rows, encoder, cache, **options), strict=True)
+    audio, known = cache.take(list(keys), encoder.embed_dim)
+    assert known.all()
+    return encoder, clips, torch.from_numpy(audio)
 
 
 def test_a_warm_run_never_loads_the_model(tones, tmp_path):
@@ -112,38 +117,145 @@ def test_another_pipeline_version_or_precision_misses(monkeypatch):
     assert Encoder(str(TINY), torch.device("cpu")).fingerprint != before
 
 
-def damage_byte(path):
+def change_byte(path, at):
     content = bytearray(path.read_bytes())
-    content[-100] ^= 1
+    content[at] ^= 1
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "lost", "said"),
     [
-        damage_byte,
-        lambda path: path.write_bytes(path.read_bytes()[:-1000]),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes().replace(b'"format":"1"', b'"format":"0"')),
+        (lambda path: change_byte(path, -(24 * 32 + 100)), 1, "some of its vectors changed"),  # in a vector
+        (lambda path: change_byte(path, -(24 * 2080 + 20)), 1, "its keys or checks changed"),  # in a check
+        (lambda path: change_byte(path, -100), 1, "its keys or checks changed"),  # in a key
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), 24, "it is cut off"),
+        (lambda path: path.write_bytes(b""), 24, "its header is none"),
+        (lambda path: path.write_bytes(bytes(10_000)), 24, "its header is none"),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b'"format":"2"', b'"format":"0"')), 24, "differs"),
     ],
 )
-def test_damaged_pieces_are_said_and_rebuilt(tones, tmp_path, damage, caplog):
+def test_damage_loses_what_it_hits_and_is_said_once_and_rebuilt(tones, tmp_path, damage, lost, said, caplog):
     first = embed(tones, tmp_path / "cache")[2]
     (piece,) = (tmp_path / "cache").rglob("*.safetensors")
     damage(piece)
     encoder, _, second = embed(tones, tmp_path / "cache")
-    assert encoder.clips == 24 and torch.equal(first, second)
-    assert "is damaged" in caplog.text
-    assert embed(tones, tmp_path / "cache")[0].clips == 0
+    assert encoder.clips == lost and torch.equal(first, second)
+    assert len(caplog.messages) == 1 and said in caplog.text and f"{piece} is damaged" in caplog.text
+    caplog.clear()
+    encoder, _, third = embed(tones, tmp_path / "cache")
+    assert encoder.clips == 0 and torch.equal(first, third) and not caplog.messages
+    assert len(cached(tmp_path / "cache")) == 24
 
 
-def test_a_piece_of_another_model_is_not_trusted(tones, tmp_path):
-    embed(tones, tmp_path / "cache")
+def test_a_segment_of_another_model_is_not_trusted(tones, tmp_path):
+    _, clips, _ = embed(tones, tmp_path / "cache")
     (piece,) = (tmp_path / "cache").rglob("*.safetensors")
     stranger = EmbeddingCache(tmp_path / "cache", "f" * 64)
-    stranger.folder.mkdir()
+    stranger.folder.mkdir(parents=True)
     shutil.copy(piece, stranger.folder)
-    assert not EmbeddingCache(tmp_path / "cache", "f" * 64).known
+    assert not EmbeddingCache(tmp_path / "cache", "f" * 64).segments
+
+
+def draw(count, seed=0, dim=8):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 32), np.uint8), rng.random((count, dim), np.float32)
+
+
+def filled(folder, keys, vectors, piece=10_000):
+    cache = EmbeddingCache(folder, "f" * 64)
+    for start in range(0, len(keys), piece):
+        cache.recent = dict(zip(map(bytes, keys[start : start + piece]), vectors[start : start + piece], strict=True))
+        cache.flush()
+    return cache
+
+
+@pytest.mark.parametrize("dim", [8, 7])
+@pytest.mark.parametrize("piece", [1000, 50, 7])
+def test_any_keys_are_found_in_any_order(tmp_path, dim, piece):
+    keys, vectors = draw(1000, dim=dim)
+    filled(tmp_path, keys, vectors, piece)
+    strangers = draw(30, seed=1)[0]
+    rng = np.random.default_rng(2)
+    for count in (0, 1, 40, 1500, 6000):
+        wanted = rng.integers(0, 1000, count)  # some of them more than once
+        asked = np.concatenate([keys[wanted], strangers])
+        shuffled = rng.permutation(len(asked))
+        got, found = EmbeddingCache(tmp_path, "f" * 64).take(asked[shuffled], dim)
+        assert np.array_equal(found, shuffled < count)
+        assert np.array_equal(got[found], vectors[wanted[shuffled[found]]])
+    assert EmbeddingCache(tmp_path, "f" * 64).get(keys[3].tobytes()).tolist() == vectors[3].tolist()
+    assert EmbeddingCache(tmp_path, "f" * 64).get(strangers[3].tobytes()) is None
+    assert not EmbeddingCache(tmp_path, "f" * 64).take(keys[:5], dim + 1)[1].any()
+
+
+def test_small_segments_are_merged_and_large_ones_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("CLAP.cache.SEGMENT_ROWS", 100)
+    keys, vectors = draw(700)
+    filled(tmp_path, keys, vectors, 9)
+    sizes = [len(load_file(path)["keys"]) for path in tmp_path.rglob("*.safetensors")]
+    assert sum(sizes) == 700 == len(cached(tmp_path)) and max(sizes) <= 100 and len(sizes) < 700 / 50 + 9
+    assert EmbeddingCache(tmp_path, "f" * 64).take(keys, 8)[0].tolist() == vectors.tolist()
+
+
+def test_what_another_run_merges_meanwhile_is_found(tmp_path):
+    keys, vectors = draw(100)
+    for start in range(0, 100, 25):
+        filled(tmp_path, keys[start : start + 25], vectors[start : start + 25])
+    reader, merger = EmbeddingCache(tmp_path, "f" * 64), EmbeddingCache(tmp_path, "f" * 64)
+    merger.flush(most=1)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    assert reader.take(keys, 8)[1].all(), "open files outlive their names"
+    for segment in reader.segments.values():  # as on a network disk, where they do not
+
+        def find(*_):
+            raise OSError(errno.ESTALE, "stale")
+
+        segment.find = find
+    assert reader.take(keys, 8)[1].all()
+
+
+def test_many_threads_and_caches_write_at_once(tmp_path):
+    keys, vectors = draw(400)
+
+    def work(part):
+        filled(tmp_path, keys[part::4], vectors[part::4], 3)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert EmbeddingCache(tmp_path, "f" * 64).take(keys, 8)[0].tolist() == vectors.tolist()
+
+
+def piece_of_format_1(folder, keys, vectors, name="a.safetensors", **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    checksum = hashlib.sha256(keys.tobytes() + vectors.tobytes()).hexdigest()
+    metadata = {"format": "1", "fingerprint": "f" * 64, "sha256": checksum} | changes
+    save_file({"keys": keys, "embeddings": vectors}, folder / name, metadata)
+
+
+def test_pieces_of_earlier_versions_are_taken_over(tmp_path, caplog):
+    keys, vectors = draw(40)
+    folder = tmp_path / ("f" * 32)
+    for i in range(4):
+        piece_of_format_1(folder, keys[i * 10 : i * 10 + 10], vectors[i * 10 : i * 10 + 10], f"{i}.safetensors")
+    change_byte(folder / "3.safetensors", -100)
+    for _ in range(2):
+        got, found = EmbeddingCache(tmp_path, "f" * 64).take(keys, 8)
+        assert found.tolist() == [True] * 30 + [False] * 10 and np.array_equal(got[:30], vectors[:30])
+        assert not list(folder.glob("*.safetensors")) and "3.safetensors is damaged" in caplog.text
+    assert len(cached(tmp_path)) == 30
+
+
+def test_pieces_of_earlier_versions_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch, caplog):
+    keys, vectors = draw(40)
+    piece_of_format_1(tmp_path / ("f" * 32), keys, vectors)
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("CLAP.cache.write", refuse)
+    assert EmbeddingCache(tmp_path, "f" * 64).take(keys, 8)[0].tolist() == vectors.tolist()
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1 and "cannot be written" in caplog.text
 
 
 def test_pieces_are_written_while_encoding(tones, tmp_path, monkeypatch):
@@ -163,7 +275,7 @@ def test_an_interrupted_run_keeps_what_it_encoded(tones, tmp_path):
     encoder = Interrupted(str(TINY), torch.device("cpu"))
     cache = EmbeddingCache(tmp_path / "cache", encoder.fingerprint)
     with pytest.raises(KeyboardInterrupt):
-        embed_clips(ParquetFolder(tones, CLASSES), encoder, cache, 24, lambda clip: None, workers=1)
+        list(embed_clips(ParquetFolder(tones, CLASSES), encoder, cache, workers=1))
     assert embed(tones, tmp_path / "cache")[0].clips == 14
 
 
@@ -192,12 +304,10 @@ def test_two_runs_share_a_cache(tones, tmp_path):
     ],
 )
 def test_a_strangers_piece_with_a_right_checksum(tmp_path, keys, embeddings, caplog):
+    piece_of_format_1(tmp_path / ("f" * 32), keys, embeddings)
     cache = EmbeddingCache(tmp_path, "f" * 64)
-    cache.folder.mkdir()
-    content = {"keys": keys, "embeddings": embeddings}
-    save_file(content, cache.folder / "a.safetensors", cache._metadata(keys, embeddings))
-    assert not EmbeddingCache(tmp_path, "f" * 64).known
-    assert "a.safetensors is damaged" in caplog.text and not list(cache.folder.iterdir())
+    assert not cache.segments and not cache.recent
+    assert "a.safetensors is damaged" in caplog.text and not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_piece_that_cannot_be_read_is_not_removed(tones, tmp_path, caplog):
@@ -206,7 +316,7 @@ def test_a_piece_that_cannot_be_read_is_not_removed(tones, tmp_path, caplog):
     piece.unlink()
     piece.mkdir()  # as good as a disk that fails
     assert embed(tones, tmp_path / "cache", limit=3)[0].clips == 3
-    assert piece.is_dir() and f"cache piece {piece} cannot be read" in caplog.text
+    assert piece.is_dir() and f"{piece} cannot be read" in caplog.text
 
 
 def test_without_a_home_folder_one_sentence(monkeypatch):

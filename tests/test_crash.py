@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tqdm
-from conftest import ROOT, TINY, script, tone_rows, write_rows
+from conftest import ROOT, TINY, cached, script, tone_rows, write_rows
 
 from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
@@ -160,17 +160,19 @@ def test_kills_while_encoding(runs, encoder):
     kills = completed = left_behind = grown = 0
     while kills < 10 or not completed:
         cache, folder = runs.home / f"cache{completed}", runs.home / f"killed{completed}"
-        before = set(cache.rglob("*.safetensors"))
+        before = set(cached(cache, once=False))
         process = runs.start(folder.name, "--cache-dir", cache, "--epochs", "2", "--resume")
         killed = kill(process, rng.uniform(start / 2, cold) if kills < 10 else None)
         pieces = set(cache.rglob("*.safetensors"))
-        known = EmbeddingCache(cache, encoder.fingerprint).known  # which removes a piece that is damaged
-        assert pieces == set(cache.rglob("*.safetensors")) and before <= pieces and len(known) >= len(pieces)
+        known = set(cached(cache, once=False))
+        keys = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 32)
+        assert EmbeddingCache(cache, encoder.fingerprint).take(keys, encoder.embed_dim)[1].all() and before <= known
+        assert pieces == set(cache.rglob("*.safetensors"))  # no damaged one was removed
         temporary = list(cache.rglob(f"*{TEMPORARY}"))
         assert len(temporary) <= 1, "temporary files pile up"
         for path in temporary:  # younger ones could be another run's
             os.utime(path, (0, 0))
-        kills, grown, left_behind = kills + killed, grown + (before < pieces), left_behind + len(temporary)
+        kills, grown, left_behind = kills + killed, grown + (before < known), left_behind + len(temporary)
         if not killed:
             require_same_run(runs.home / "whole", folder)
             completed += 1
@@ -192,7 +194,7 @@ def test_ctrl_c(runs, encoder, training, waits_for):
     assert process.exitcode == 130, said
     assert "Traceback" not in said and said.splitlines()[-1] == "interrupted; finished work is kept"
     assert inspect(runs.home / "out") == []
-    known = EmbeddingCache(runs.home / "cache", encoder.fingerprint).known
+    known = cached(runs.home / "cache")
     epochs = {path.name for path in (runs.home / "out").glob("projection_epoch_*.pth")}
     if training:
         assert len(known) == 33 and {f"projection_epoch_{e}.pth" for e in (1, 2, 3)} <= epochs
@@ -303,7 +305,7 @@ def test_a_read_only_output_is_said_before_the_work(material, disk, monkeypatch)
     script(TEST, *data_flags(material), "--output-json", folder / "r.json")
     before = contents(folder)
     remount("ro")
-    monkeypatch.setattr("embedding.folder.embed_clips", None)  # it would fail
+    monkeypatch.setattr("embedding.folder.embed_rows", None)  # it would fail
     train, test = (TRAIN, *data_flags(material)), (TEST, *data_flags(material))
     for wrong, named in (
         ((*train, "--output-dir", folder / "new"), "new/setup.json"),

@@ -60,7 +60,7 @@ def embed(folder, checkpoint, device, size=32, cache=None, autocast=False, order
     clips = [clips[i] for i in order] if order is not None else clips
     encoder = checkpoint if isinstance(checkpoint, Encoder) else Encoder(checkpoint, device, autocast)
     cache = cache or EmbeddingCache(None, "")
-    embed_clips(iter(clips), encoder, cache, len(clips), lambda clip: None, 4, size)
+    list(embed_clips(iter(clips), encoder, cache, workers=4, batch_size=size))
     return {name: cache.get(key) for name, key in keys.items() if cache.get(key) is not None}
 
 

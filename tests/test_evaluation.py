@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, label_ranking_average_precision_score
 
-from embedding.clips import Skipped
 from embedding.folder import require_matches
+from embedding.skipped import Skipped
 from plumbing.errors import UserError
 from reading.labels import ClassList
 from reading.rows import Rows

@@ -65,8 +65,7 @@ def materials(draw):
     audio, text = (torch.nn.functional.normalize(x, dim=1) for x in (audio, text))
     labels = [[classes.names[p] for p in sorted(some)] for some in positions]
     rows = Rows.of(classes, range(count), [f"v{i}" for i in range(count)], labels, [[]] * count)
-    return Material(classes, rows, audio, text, torch.from_numpy(rows.targets), {},
-                    lambda names: torch.ones(len(names), DIM))
+    return Material(classes, rows, audio, text, {}, lambda names: torch.ones(len(names), DIM))
 
 
 def nulls(content, name: str) -> set[str]:

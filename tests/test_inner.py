@@ -43,7 +43,8 @@ def test_metrics_equal_plain_loops():
         return torch.stack([vectors[name] for name in some])
 
     head = Head(None, torch.device("cpu"))
-    material = Material(CLASSES, None, audio, texts_of(CLASSES.names), targets, {}, texts_of)
+    material = Material(CLASSES, None, audio, texts_of(CLASSES.names), {}, texts_of)
+    material.targets = targets
     scores = head.compare(audio, material.text).numpy()
     found = inner_metrics(inner_similarities(material, head, scores))
     own, branch, valid = [], [], targets.any(1).numpy()
@@ -74,7 +75,7 @@ def test_branches_of_names():
 
 def test_another_class_list_has_no_inner_classes():
     classes = ClassList(["dog bark", "drill press"])
-    material = Material(classes, None, torch.eye(2), torch.eye(2), torch.eye(2, dtype=torch.bool), {}, None)
+    material = Material(classes, None, torch.eye(2), torch.eye(2), {}, None)
     assert inner_similarities(material, Head(None, torch.device("cpu")), np.eye(2)) == {}
     assert set(inner_metrics({}).values()) == {None}
 

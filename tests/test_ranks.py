@@ -7,9 +7,8 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY, finish, flac, script, tone, tone_rows, write_rows
+from conftest import ROOT, TINY, cached, finish, flac, script, tone, tone_rows, write_rows
 
-from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
 from plumbing.flags import CLASS_LABELS
 from plumbing.ranks import Alone, Progress
@@ -66,19 +65,6 @@ def without_times(path):
             part.pop(name, None)
     content.get("model_info", {}).pop("projection_checkpoint", None)
     return content
-
-
-def cached(folder):
-    (inner,) = folder.iterdir()
-    keys = EmbeddingCache(folder, "")
-    for piece in inner.glob("*.safetensors"):
-        from safetensors.numpy import load_file
-
-        content = load_file(piece)
-        for key, vector in zip(content["keys"], content["embeddings"], strict=True):
-            assert key.tobytes() not in keys.known, "a clip was encoded twice"
-            keys.known[key.tobytes()] = vector
-    return {key: vector.tobytes() for key, vector in keys.known.items()}
 
 
 @pytest.mark.parametrize("count", [3])

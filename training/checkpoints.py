@@ -94,7 +94,7 @@ def _check(which: str, content) -> None:
         if not (math.isfinite(content[key]) and content[key] > 0):
             refuse(f"has {key} = {content[key]}, which must be finite and above 0")
     if content["similarity"] not in SIMILARITIES:
-        refuse(f"has similarity {content['similarity']!r}; known are {' and '.join(SIMILARITIES)}")
+        refuse(f"has similarity {content['similarity']!r}; known are {', '.join(SIMILARITIES)}")
     state = content["projection_state_dict"]
     shapes = {
         "linear.weight": (content["output_dim"], content["embed_dim"]),
