@@ -99,7 +99,8 @@ def embed(folder, encoder, cache, size) -> None:
     """The product's own way over a folder."""
     from embedding.clips import embed_clips
 
-    embed_clips(folder, encoder, cache, folder.num_rows, lambda clip: None, None, size)
+    for _ in embed_clips(folder, encoder, cache, batch_size=size):
+        pass
 
 
 def decode_one(clip) -> object:

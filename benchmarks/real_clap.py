@@ -26,7 +26,7 @@ from pathlib import Path
 from material import machine, quiet
 
 from plumbing.device import choose_device
-from plumbing.errors import UserError, log
+from plumbing.errors import RowError, UserError, log
 from plumbing.files import require_writable, write_atomic, write_json
 from plumbing.flags import DEFAULT_CHECKPOINT, Parser, at_least, template
 from plumbing.run import run, versions
@@ -70,12 +70,12 @@ def main(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     from real_clap_figures import render
 
-    from CLAP.cache import open_cache
+    from CLAP.cache import EmbeddingCache, default_folder
     from CLAP.encoder import Encoder
 
     sets = {name: READERS[name](folder) for name, folder in chosen.items()}  # all layouts before any work
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
-    cache = open_cache(args.cache_dir, False, encoder)
+    cache = EmbeddingCache(args.cache_dir or default_folder(), encoder.fingerprint)
     report = describe(args, encoder)
     for given in sets.values():
         if args.limit:
@@ -108,6 +108,11 @@ def describe(args: argparse.Namespace, encoder) -> dict:
         "seeds": args.seeds,
         "sets": {},
     }
+
+
+def needs_class(labels: int, classes: int) -> str | None:
+    """Why a clip is not used: none of its labels is a class."""
+    return None if classes else "no label of the class list"
 
 
 @dataclass
@@ -147,19 +152,10 @@ class Work:
         parts = {}
         with tqdm(total=sum(self.given.sizes.values()), desc=f"{self.given.name}: embedding", unit="clip") as bar:
             for name, rows in self.given.parts.items():
-                seen = []
-
-                def noted(rows=rows, seen=seen):
-                    for clip in rows:
-                        if clip.audio is not None and clip.positions:
-                            seen.append((clip.content_key(), clip.video_id, clip.positions))
-                        yield clip
-
-                embed_clips(noted(), self.encoder, self.cache, self.given.sizes[name],
-                            lambda clip: None if clip.positions else "no label", None, self.args.encode_batch_size,
-                            bar.update)  # fmt: skip
-                used = [(self.cache.get(key), video, places) for key, video, places in seen]
-                used = [entry for entry in used if entry[0] is not None]
+                embedded = embed_clips(rows, self.encoder, self.cache, needs_class, None, self.args.encode_batch_size,
+                                       bar.update)  # fmt: skip
+                keys = [(key, clip) for clip, key in embedded if not isinstance(key, RowError)]
+                used = [(self.cache.get(key), clip.video_id, clip.positions) for key, clip in keys]
                 if not used:
                     raise UserError(f"no clip of {self.given.name}, part {name}, can be used")
                 audio = torch.from_numpy(np.stack([vector for vector, _, _ in used]))
