@@ -4,12 +4,15 @@
 
 Every similarity at 512 dimensions with 5 seeds, against its own training at the manual's defaults; strengths are chosen
 on the validation clips of each similarity, and nothing on the others (docs/protocol.md). Writes recipes.csv to
---output-dir. One training serves all strengths: averaging and prototypes do not change how it goes. About 3 minutes.
+--output-dir; finished similarities are kept in --work-dir. One training serves all strengths: averaging and prototypes
+do not change how it goes. About 3 minutes.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -41,6 +44,7 @@ RECIPES = {  # name -> (plan, schedule, averages, prototypes) to choose from
     "--lr-schedule cosine": ("defaults", "cosine", (0.0,), (0.0,)),
     "--average-with-start": ("defaults", "constant", AVERAGES[1:], (0.0,)),
     "--prototypes": ("defaults", "constant", (0.0,), PROTOTYPES[1:]),
+    f"--patience {PATIENCE}": ("defaults", "constant", (None,), (0.0,)),
     "all three": ("defaults", "cosine", AVERAGES[1:], PROTOTYPES[1:]),
     "rate 1e-3, batch 64, 12 epochs": ("1e-3, 64, 12", "constant", (0.0,), (0.0,)),
     "the same, averaged": ("1e-3, 64, 12", "constant", AVERAGES[1:], (0.0,)),
@@ -50,8 +54,8 @@ RECIPES = {  # name -> (plan, schedule, averages, prototypes) to choose from
 }
 
 
-def run(settings) -> tuple[dict, bool]:
-    """One training -> {(A, B): (validation metrics, {folder: scores})} and whether patience would change the epoch."""
+def run(settings) -> dict:
+    """One training -> {(A, B): (validation metrics, {folder: scores})}; A is None for an end by patience."""
     import torch
 
     from training.loop import Trainer
@@ -63,82 +67,75 @@ def run(settings) -> tuple[dict, bool]:
     audio, targets = data.train.audio, data.train.targets
     trainer = Trainer(settings, audio, targets, data.text, train, validation)
     clips = {"validation": audio[validation]} | {name: folder.audio for name, folder in data.measured.items()}
-    best, kept, losses = {}, {}, []
-    with quiet(), torch.no_grad():
-        epochs = trainer.epochs()
-        while True:
-            with torch.enable_grad():
-                record = next(epochs, None)
-            if record is None:
-                break
-            losses.append(record["val_loss"])
-            for share in AVERAGES:
-                with trainer.averaged(share):
-                    loss = trainer.validate(record["epoch"])["val_loss"]
-                    if share not in best or loss < best[share]:
-                        best[share] = loss
+    best, kept = {}, {}
+    with quiet():
+        for record in trainer.epochs():
+            for share in (*AVERAGES, None):
+                with trainer.averaged(share or 0), torch.no_grad():
+                    loss, epoch = trainer.validate(record["epoch"])["val_loss"], record["epoch"]
+                    waited = share is None and epoch - best.get(share, (0, epoch))[1] >= PATIENCE
+                    if share not in best or (loss < best[share][0] and not waited):
+                        best[share] = loss, epoch
                         kept[share] = {name: trainer.projector(some, data.text) for name, some in clips.items()}
     names = [str(i) for i in range(len(data.text))]
     found = {}
-    for share, weight in product(AVERAGES, PROTOTYPES):
-        scores = dict(kept[share])
+    for share, weight in [*product(AVERAGES, PROTOTYPES), (None, 0.0)]:
+        scores = kept[share]
         if weight:
             content = prototypes(weight, audio[train], targets[train], names)
             scores = {name: value + added(content, clips[name], names) for name, value in scores.items()}
-        chosen = four(scores.pop("validation").numpy(), targets[validation].numpy())
-        found[share, weight] = chosen, {name: value.numpy() for name, value in scores.items()}
-    return found, stops_early(losses)
+        chosen = four(scores["validation"].numpy(), targets[validation].numpy())
+        found[share, weight] = chosen, {name: scores[name].numpy() for name in data.measured}
+    return found
 
 
-def stops_early(losses: list[float]) -> bool:
-    """Whether PATIENCE ends the training before its best epoch."""
-    best = 0
-    for epoch, loss in enumerate(losses):
-        if loss < losses[best]:
-            best = epoch
-        elif epoch - best >= PATIENCE:
-            return best != losses.index(min(losses))
-    return False
-
-
-def main(args) -> None:
+def search(executor, side: str, folders: dict) -> list[list]:
+    """The rows of one similarity: every recipe with its strengths chosen on validation, on every folder."""
     import numpy as np
 
     from training.loop import Settings
 
+    runs = {
+        (plan, schedule): [
+            executor.submit(run, replace(Settings(**SIDES[side], **changes), lr_schedule=schedule, seed=seed))
+            for seed in range(SEEDS)
+        ]
+        for plan, changes in PLANS.items()
+        for schedule in ("constant", "cosine")
+    }
+    rows, first = [], {}
+    for name, (plan, schedule, averages, weights) in RECIPES.items():
+        results = [future.result() for future in runs[plan, schedule]]
+        chosen = max(product(averages, weights), key=lambda key: np.mean([found[key][0] for found in results]))  # noqa: B023
+        for on in folders:
+            scores = [found[chosen][1][on] for found in results]
+            points = np.stack([four(s, geometry_runs.DATA.measured[on].targets.numpy()) for s in scores])
+            draws = np.stack([d.result() for d in [executor.submit(resampled, s, on) for s in scores]])
+            before = first.setdefault(on, (draws, points))
+            pairs = zip(points.mean(0), points.std(0), strict=True)
+            strengths = [f"{x or 0:g}" for x in chosen]
+            rows.append([side, name, *strengths, on, *(f"{100 * x:.2f}" for pair in pairs for x in pair),
+                         *difference_cells(before[0], draws, (before[1], points))])  # fmt: skip
+    return rows
+
+
+def main(args) -> None:
+    from plumbing.files import write_json
+
     folders = {"eval": args.eval_dir} | ({"other": args.other_dir} if args.other_dir else {})
     with quiet():
         data = load(args.train_dir, folders, args.checkpoint)
-    rows = []
+    rows, name = [], data.fingerprint()
     with pool(data, args.workers) as executor:
-        for side, known in SIDES.items():
-            runs = {
-                (plan, schedule): [
-                    executor.submit(run, replace(Settings(**known, **changes), lr_schedule=schedule, seed=seed))
-                    for seed in range(SEEDS)
-                ]
-                for plan, changes in PLANS.items()
-                for schedule in ("constant", "cosine")
-            }
-            early = 0
-            drawn = {}
-            for name, (plan, schedule, averages, weights) in RECIPES.items():
-                results = [future.result() for future in runs[plan, schedule]]
-                if name == "defaults":
-                    early = sum(stopped for _, stopped in results)
-                chosen = max(product(averages, weights), key=lambda key: np.mean([f[key][0] for f, _ in results]))  # noqa: B023
-                for on in folders:
-                    scores = [found[chosen][1][on] for found, _ in results]
-                    truth = data.measured[on].targets.numpy()
-                    points = np.stack([four(s, truth) for s in scores])
-                    draws = np.stack([d.result() for d in [executor.submit(resampled, s, on) for s in scores]])
-                    drawn.setdefault(on, (draws, points))
-                    first = drawn[on]
-                    pairs = zip(points.mean(0), points.std(0), strict=True)
-                    spread = [f"{100 * x:.2f}" for pair in pairs for x in pair]
-                    rows.append([side, name, *(f"{x:g}" for x in chosen), on, *spread,
-                                 *difference_cells(first[0], draws, (first[1], points))])  # fmt: skip
-            print(f"{side}: --patience {PATIENCE} changes the epoch kept in {early} of {SEEDS} runs at the defaults")
+        for side in SIDES:
+            path = args.work_dir / f"recipes_{side}.json"
+            if not path.exists() and side in args.sides:
+                write_json(path, {"data": name, "rows": search(executor, side, folders)})
+            if path.exists():
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if content["data"] != name:
+                    sys.exit(f"{path} was made of other data; give another --work-dir")
+                rows += content["rows"]
     header = ["side", "recipe", "A", "B", "measured on", *(f"{m}{end}" for m in METRICS for end in ("", " std"))]
     write_csv(args.output_dir / "recipes.csv", [*header, *(f"gain {c}" for c in DIFFERENCE_COLUMNS)], rows)
 
@@ -153,6 +150,8 @@ if __name__ == "__main__":
             ("--eval-dir", {"type": Path, "required": True}),
             ("--other-dir", {"type": Path, "default": None}),
             ("--checkpoint", {"default": str(ROOT / "CLAP" / "tiny")}),
+            ("--work-dir", {"type": Path, "default": Path("geometry"), "help": "finished similarities"}),
+            ("--sides", {"nargs": "+", "default": tuple(SIDES), "choices": tuple(SIDES)}),
             ("--output-dir", {"type": Path, "default": ROOT / "docs" / "results"}),
             ("--workers", {"type": int, "default": os.cpu_count()}),
         )
