@@ -73,7 +73,7 @@ def run(settings) -> dict:
             for share in (*AVERAGES, None):
                 with trainer.averaged(share or 0), torch.no_grad():
                     loss, epoch = trainer.validate(record["epoch"])["val_loss"], record["epoch"]
-                    waited = share is None and epoch - best.get(share, (0, epoch))[1] >= PATIENCE
+                    waited = share is None and epoch - best.get(share, (0, epoch))[1] > PATIENCE
                     if share not in best or (loss < best[share][0] and not waited):
                         best[share] = loss, epoch
                         kept[share] = {name: trainer.projector(some, data.text) for name, some in clips.items()}
