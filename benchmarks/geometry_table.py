@@ -37,7 +37,7 @@ from geometry_runs import (
     write_csv,
 )
 from geometry_search import ROUTES, SIDES, Cell, cell_path, flags, search, trials
-from material import ROOT, parse, quiet
+from material import ROOT, parse, print_table, quiet
 
 DIMS = (512, 64, 16, 8, 4, 2)
 LOSSES = ("sigmoid", "softmax")
@@ -115,6 +115,16 @@ def differences(found: dict, plain: dict) -> list[list]:
     return rows
 
 
+def digest(rows: list[list]) -> None:
+    """Print the differences between trained sides, * where the interval excludes zero."""
+    shown = []
+    for loss, dim, name, by, on, *values in (row for row in rows if "untrained" not in row[2]):
+        triples = zip(*(map(float, values[k::3]) for k in range(3)), strict=True)
+        found = [f"{p:+.1f} [{a:+.1f}, {b:+.1f}]{'*' * (a > 0 or b < 0)}" for p, a, b in triples]
+        shown.append([loss, str(dim), name, f"{by} -> {on}", *found])
+    print_table(["loss", "dim", "difference", "chosen on -> measured on", *METRICS], shown)
+
+
 def shares(scores):
     """(T, sides) scores of trials -> (sides,): the share of trials within WITHIN of each side's best."""
     return (scores >= scores.max(0) - WITHIN).mean(0)
@@ -172,8 +182,9 @@ def main(args) -> None:
     out = args.output_dir
     write_csv(out / "geometry.csv", [*head, "side", "chosen on", "measured on", *spread, "flags"],
               plain_rows + figures(found))  # fmt: skip
-    columns = [*head, "difference", "chosen on", "measured on", *DIFFERENCE_COLUMNS]
-    write_csv(out / "geometry_differences.csv", columns, differences(found, plain))
+    columns, rows = [*head, "difference", "chosen on", "measured on", *DIFFERENCE_COLUMNS], differences(found, plain)
+    write_csv(out / "geometry_differences.csv", columns, rows)
+    digest(rows)
     write_csv(out / "geometry_robustness.csv",
               [*head, "side", "measured on", "share", "share low", "share high", "best", "median"],
               [row for on in measured for row in robustness(found, on)])  # fmt: skip

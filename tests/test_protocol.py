@@ -63,7 +63,7 @@ def test_every_side_gets_the_same_trials_in_the_same_units():
     assert geometry_search.flags(space[0].settings("hyperbolic", "sigmoid", 512)) == ""
 
 
-def test_a_cell_is_searched_kept_and_tabulated(data, tmp_path):
+def test_a_cell_is_searched_kept_and_tabulated(data, tmp_path, capsys):
     executor, path = Inline(), geometry_search.cell_path(tmp_path, "sigmoid", 8)
     geometry_search.search(executor, "sigmoid", 8, ["eval", "other"], data.fingerprint(), path)
     fits = [given[0] for name, given in executor.calls if name == "fit"]
@@ -89,6 +89,8 @@ def test_a_cell_is_searched_kept_and_tabulated(data, tmp_path):
     pairs = [by[f"{pair}", "validation", "eval"][0] for pair in ("hyperbolic - flat", "flat - cosine")]
     assert sum(pairs) == pytest.approx(by["hyperbolic - cosine", "validation", "eval"][0], abs=0.02)
     assert all(low <= high for row in by.values() for low, high in zip(row[1::3], row[2::3], strict=True))
+    geometry_table.digest(differences)
+    assert capsys.readouterr().out.count("| sigmoid | 8 | ") == 9
     assert len(geometry_table.robustness(found, "eval")) == 6
     assert len(geometry_table.trial_rows(found, ["eval", "other"])) == 9
 
