@@ -45,8 +45,6 @@ def main(args: argparse.Namespace) -> None:
     for flag, target in (("--output-json", args.output_json), ("--markdown", args.markdown)):
         if target and Path(target) in args.results:
             raise UserError(f"{flag} {target} is one of the results files and would be overwritten; name another file")
-    from results.compare import compare
-    from results.files import read
     from results.tables import render
 
     labels = [path.stem.removeprefix("results_") for path in args.results]
@@ -54,17 +52,29 @@ def main(args: argparse.Namespace) -> None:
         labels = [str(path) for path in args.results]
     if len(set(labels)) < len(labels):
         raise UserError(f"{args.results[0]} is named twice; name each results file once")
-    files = [
-        read(path, label, args.class_labels, CLASS_LABELS)
-        for path, label in zip(args.results, labels, strict=True)
-    ]
-    report = compare(files, args)
+    report = compare_files(args, labels)
     if args.output_json:
         write_json(args.output_json, report)
     if args.markdown and args.markdown != "-":
         text = render(report, markdown=True)
         write_atomic(Path(args.markdown), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     log.info(render(report, markdown=args.markdown == "-").rstrip())
+
+
+def compare_files(args: argparse.Namespace, labels: list[str]) -> dict:
+    """The comparison of results files of classification, or of retrieval; UserError if they are of both."""
+    from results.compare import compare
+    from results.files import load, read
+    from results.retrieval import compare_retrieval, is_retrieval, read_retrieval
+
+    contents = {label: (path, load(path)) for path, label in zip(args.results, labels, strict=True)}
+    kinds = {label: is_retrieval(content) for label, (_, content) in contents.items()}
+    if len({*kinds.values()}) > 1:
+        one, other = (next(label for label, kind in kinds.items() if kind is way) for way in (True, False))
+        raise UserError(f"{one} holds results of retrieval and {other} of classification, which cannot be compared")
+    if kinds[labels[0]]:
+        return compare_retrieval([read_retrieval(path, label, c) for label, (path, c) in contents.items()], args)
+    return compare([read(path, label, args.class_labels, CLASS_LABELS) for label, (path, _) in contents.items()], args)
 
 
 if __name__ == "__main__":

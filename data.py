@@ -83,11 +83,11 @@ class ParquetFolder:
 
     Raises UserError for a folder that is missing or holds no row, and for a file that is unreadable or lacks a column.
     skip_bad: such a file is skipped instead, and of one that is damaged part-way the rest of that row group; `skipped`
-    counts them.
+    counts them. labelled: a file must have a column of labels.
     """
 
-    def __init__(self, folder: Path, classes: ClassList, skip_bad: bool = False):
-        self.folder, self.classes, self.skip_bad = folder, classes, skip_bad
+    def __init__(self, folder: Path, classes: ClassList, skip_bad: bool = False, labelled: bool = True):
+        self.folder, self.classes, self.skip_bad, self.labelled = folder, classes, skip_bad, labelled
         self.bad: dict[Path, str] = {}  # skipped files and why
         if not folder.is_dir():
             raise UserError(f"--parquet-dir {folder} is not a folder; give the folder that holds the *.parquet files")
@@ -145,8 +145,7 @@ class ParquetFolder:
         """One log line for each reason why files were skipped."""
         tell_skipped("files", self.skipped)
 
-    @staticmethod
-    def _check(file: Path) -> tuple[int, bool]:
+    def _check(self, file: Path) -> tuple[int, bool]:
         """(rows of a file, whether it has label names); FileError if it cannot be used."""
         try:
             with _open(file) as parquet:
@@ -166,6 +165,8 @@ class ParquetFolder:
             ("audio", may_hold_audio, "encoded bytes or samples"),
             (labels, may_hold_text, "label names"),
         ):
+            if column not in schema.names and column == labels and not self.labelled:
+                continue
             if column not in schema.names:
                 others = ", ".join(schema.names) or "none"
                 raise FileError(file, "column missing", f" has no column {column!r}; its columns are {others}")
@@ -173,7 +174,7 @@ class ParquetFolder:
             if not fits(schema.field(column).type):
                 sentence = f": its column {column!r} is {kind}, which cannot hold {need}"
                 raise FileError(file, "column of another type", sentence)
-        return rows, labels == "human_labels"
+        return rows, labels == "human_labels" or not self.labelled
 
     def __iter__(self) -> Iterator[Clip]:
         """Every row in order as a Clip; read as it goes, a few rows at a time."""

@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
 
     device = choose_device(args.device)
     head = open_head(args, device)
-    sources = Sources(args, device, prompts=head.prompts(read_prompts(args)))
+    sources = Sources(args, device, prompts=head.prompts(read_prompts(args)), labelled=False)
     head.require_model(sources.encoder)
     if args.output_json:
         require_writable(args.output_json)

@@ -6,6 +6,8 @@
 
     python train_hyperbolic_clap.py --parquet-dir demo/data/train_balanced --checkpoint CLAP/tiny --device cpu
 
+    python train_hyperbolic_clap.py --parquet-dir data/captioned/train --text captions
+
 Writes to --output-dir: projection_epoch_N.pth for each epoch, best_projection_epoch_N.pth for the lowest validation
 loss, and setup.json with the arguments, versions, clip counts and the figures of every epoch.
 """
@@ -43,10 +45,17 @@ def parser() -> Parser:
     add("--train-ratio", type=fraction, default=0.8, help="share to train on, the rest validates (default: 0.8)")
     add("--seed", type=seed, default=42, help="of the split, the batches and the start (default: 42)")
     add(
+        "--text",
+        choices=("labels", "captions"),
+        default="labels",
+        help="train against the class list, or on the captions of a column caption or captions (default: labels)",
+    )
+    add(
         "--loss",
         choices=("sigmoid", "contrastive", "softmax"),
-        default="sigmoid",
-        help="against the class list (sigmoid, softmax) or the batch's labels (contrastive); default: sigmoid",
+        default=None,
+        help="against the class list (sigmoid, softmax) or the batch's labels or captions (contrastive); default: "
+        "sigmoid, with captions contrastive",
     )
     add(
         "--similarity",
@@ -105,11 +114,12 @@ def parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.learn_c and args.similarity != "hyperbolic":
-        similarity = f"--similarity {args.similarity}"
-        raise UserError(f"--learn-c has no meaning with {similarity}, which has no c; leave one of them out")
+    check(args)
+    captions = args.text == "captions"
+    from embedding.captions import embed_captions
     from embedding.folder import Sources, reason_against
     from plumbing.ranks import open_ranks
+    from training.captions import CaptionTrainer
     from training.groups import groups, require_column
     from training.loop import Settings, Trainer
     from training.split import split_by_video
@@ -118,22 +128,22 @@ def main(args: argparse.Namespace) -> None:
     ranks = open_ranks()
     require(args.log_to)
     device = choose_device(args.device)
-    sources = Sources(args, device, ranks)
+    sources = Sources(args, device, ranks, labelled=not captions)
     encoder = sources.encoder
     require_column(sources.folder, args.split_by)
     if args.output_dim > encoder.embed_dim:
         raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
     output = None if ranks.rank else open_output(args, device, ranks, encoder)
     tracker = None if ranks.rank else open_tracker(args.log_to, args.output_dir)
-    material = sources.embed(reason_against)
+    material = embed_captions(sources) if captions else sources.embed(reason_against)
     if material is None:
         return ranks.close()
 
     train, validation = split_by_video(groups(sources.folder, material, args.split_by), args.train_ratio, args.seed)
     output.count(material, train, validation)
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
-    on_device = [tensor.to(device) for tensor in (material.audio, material.targets, material.text)]
-    trainer = Trainer(settings, *on_device, train, validation)
+    audio, truth, text = (tensor.to(device) for tensor in material.tensors())
+    trainer = (CaptionTrainer if captions else Trainer)(settings, audio, truth, text, train, validation)
     model = about(args, sources, material, train, settings)
     done = output.resume(model["identity"], trainer)
     for figures in () if output.stalled(args.patience) else trainer.epochs(first=done + 1):
@@ -148,16 +158,30 @@ def main(args: argparse.Namespace) -> None:
     log.info("best: %s", output.best_path)
 
 
+def check(args: argparse.Namespace) -> None:
+    """UserError for flags that contradict each other; sets the loss that goes with --text if none was given."""
+    if args.learn_c and args.similarity != "hyperbolic":
+        similarity = f"--similarity {args.similarity}"
+        raise UserError(f"--learn-c has no meaning with {similarity}, which has no c; leave one of them out")
+    captions = args.text == "captions"
+    for flag, given in (("--loss softmax", args.loss == "softmax"), ("--prototypes", args.prototypes)):
+        if captions and given:
+            raise UserError(f"{flag} needs a class list, which --text captions does not have; leave it out")
+    args.loss = args.loss or ("contrastive" if captions else "sigmoid")
+
+
 def about(args: argparse.Namespace, sources, material, train, settings) -> dict:
     """What a checkpoint says of the models, the prompt and the data behind it, and its prototypes."""
     from training.prototypes import prototypes
     from training.split import fingerprint
 
-    data = fingerprint(material.audio, material.targets, material.text, train)
+    data = fingerprint(*material.tensors(), train)
     identity = {"prompt": sources.prompt} | settings.identity()
     identity |= {"split_by": args.split_by} if args.split_by != "video_id" else {}
     identity |= {"prototypes": args.prototypes} if args.prototypes else {}
-    kept = prototypes(args.prototypes, material.audio[train], material.targets[train], material.classes.names)
+    kept = {"text": args.text}
+    if args.text == "labels":
+        kept |= prototypes(args.prototypes, material.audio[train], material.targets[train], material.classes.names)
     encoder = sources.encoder
     model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": sources.prompt}
     return model | {"embed_dim": encoder.embed_dim, "identity": identity | {"data": data}} | kept

@@ -20,6 +20,10 @@ ESC-50 (folders audio and meta, 5 folds; train on four, test on the fifth):
 UrbanSound8K (its files lie in the folders fold1 ... fold10): --filename-column slice_file_name --label-column class
 --where fold=10. FSD50K (names without their ending, labels with commas): --filename-column fname
 --label-column labels --separator ,
+
+Captions (for --text captions and test_retrieval.py) go into a column `captions`; a file may have several rows. Clotho:
+--filename-column file_name --caption-columns caption_1,caption_2,caption_3,caption_4,caption_5. AudioCaps, its clips
+saved under their YouTube ids: --filename-column youtube_id --caption-columns caption. Labels are then optional.
 The class list always holds every label of the CSV, whatever --where selects, so train and test agree on it.
 """
 
@@ -50,34 +54,44 @@ def parser() -> Parser:
     add("--output-dir", type=Path, required=True, help="gets sounds.parquet and class_labels.json")
     add("--filename-column", default="filename", help="default: filename")
     add("--label-column", default="label", help="default: label")
+    add("--caption-columns", default=None, metavar="COLUMN,...", help="columns with captions, one caption in each cell")
     add("--separator", default=";", help="between several labels in one cell (default: ;)")
     add("--where", default=None, metavar="COLUMN=VALUE,...", help="only the rows with one of these values")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    rows = read_csv(args.csv, args.filename_column, args.label_column)
+    captioned = [name.strip() for name in (args.caption_columns or "").split(",") if name.strip()]
+    rows = read_csv(args.csv, args.filename_column, *(captioned or [args.label_column]))
     columns = {name: [part.strip() for part in value] for name, value in selection(args.where).items()}
     for column in columns:
         if column not in rows[0]:
             raise UserError(f"--where {args.where} names a column that {args.csv} lacks; it has {', '.join(rows[0])}")
     labels: dict[str, list[str]] = {}
+    captions: dict[str, list[str]] = {}
     classes: set[str] = set()
     for row in rows:
-        named = [name.replace("_", " ").strip() for name in (row[args.label_column] or "").split(args.separator)]
+        named = [name.replace("_", " ").strip() for name in (row.get(args.label_column) or "").split(args.separator)]
         classes.update(filter(None, named))
         if all((row[column] or "").strip() in values for column, values in columns.items()):
-            of_file = labels.setdefault((row[args.filename_column] or "").strip(), [])
-            of_file += [name for name in named if name and name not in of_file]
+            file = (row[args.filename_column] or "").strip()
+            for kept, more in ((labels, named), (captions, [(row[name] or "").strip() for name in captioned])):
+                of_file = kept.setdefault(file, [])
+                of_file += [text for text in dict.fromkeys(more) if text and text not in of_file]
     labels.pop("", None)
-    if len(classes) < 2:
+    if len(classes) < 2 and not captioned:
         raise UserError(f"{args.csv} names {len(classes)} class in column {args.label_column!r}; two are needed")
+    if captioned and not any(captions.values()):
+        raise UserError(f"{args.csv} holds no caption in {args.caption_columns} of the chosen rows")
     if not labels:
         raise UserError(f"--where {args.where} selects no row of {args.csv}")
     files = find_files(args.audio_dir, labels)
-    write_atomic(args.output_dir / "sounds.parquet", lambda temporary: write_parquet(temporary, files, labels))
-    write_json(args.output_dir / "class_labels.json", {name: i for i, name in enumerate(sorted(classes))})
-    log.info("%d clips of %d classes: %s", len(files), len(classes), args.output_dir)
+    said = captions if captioned else None
+    write_atomic(args.output_dir / "sounds.parquet", lambda temporary: write_parquet(temporary, files, labels, said))
+    if len(classes) > 1:
+        write_json(args.output_dir / "class_labels.json", {name: i for i, name in enumerate(sorted(classes))})
+    told = f", {sum(map(len, captions.values()))} captions" if captioned else ""
+    log.info("%d clips of %d classes%s: %s", len(files), len(classes), told, args.output_dir)
 
 
 def read_csv(path: Path, *columns: str) -> list[dict]:
@@ -134,13 +148,17 @@ def find_files(folder: Path, names) -> dict[str, Path]:
     return found
 
 
-def write_parquet(target: Path, files: dict[str, Path], labels: dict[str, list[str]]) -> None:
+def write_parquet(
+    target: Path, files: dict[str, Path], labels: dict[str, list[str]], captions: dict[str, list[str]] | None
+) -> None:
     """One row for each file, a few at a time in memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("video_id", pa.string()), ("audio", audio), ("human_labels", pa.list_(pa.string()))])
+    texts = pa.list_(pa.string())
+    schema = pa.schema([("video_id", pa.string()), ("audio", audio), ("human_labels", texts)])
+    schema = schema.append(pa.field("captions", texts)) if captions else schema
     names = list(files)
     with pq.ParquetWriter(target, schema, compression="none") as writer:  # audio bytes hardly compress
         for start in range(0, len(names), ROWS_AT_ONCE):
@@ -149,6 +167,7 @@ def write_parquet(target: Path, files: dict[str, Path], labels: dict[str, list[s
                     "video_id": files[name].stem,
                     "audio": {"bytes": files[name].read_bytes(), "path": files[name].name},
                     "human_labels": labels[name],
+                    **({"captions": captions[name]} if captions else {}),
                 }
                 for name in names[start : start + ROWS_AT_ONCE]
             ]

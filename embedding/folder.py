@@ -45,18 +45,23 @@ class Material:
         """(N, M) bool: which class is true of which clip."""
         return torch.from_numpy(self.rows.targets)
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What a training depends on."""
+        return self.audio, self.targets, self.text
+
 
 class Sources:
     """Where material comes from: class list, parquet folder, encoder and its cache, checked before any work begins.
 
-    prompts: the templates of the class texts; None: what the flags say.
+    prompts: the templates of the class texts; None: what the flags say. labelled: whether clips must have labels.
     """
 
-    def __init__(self, args, device: torch.device, ranks: Alone | None = None, prompts: list[str] | None = None):
+    def __init__(self, args, device: torch.device, ranks: Alone | None = None, prompts: list[str] | None = None,
+                 labelled: bool = True):  # fmt: skip
         self.args, self.ranks = args, ranks or Alone()
         self.prompts = prompts or read_prompts(args) or [PROMPT]
         self.classes = ClassList.read(args.class_labels)
-        self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files)
+        self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files, labelled)
         cache = None if args.no_cache else args.cache_dir or default_folder()
         self.known = KnownFiles(cache, args.verify_cache)
         self.encoder = self.ranks.in_turn(

@@ -75,14 +75,19 @@ class Results:
         return self.targets.any(axis=1)
 
 
-def read(path: Path, label: str, class_labels: Path | None, default_labels: Path) -> Results:
-    """A results file; UserError in one sentence if it is not one. class_labels: what --class-labels gave, or None."""
+def load(path: Path):
+    """The content of a JSON file; UserError if it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON (cut off, or another kind of file)") from None
+
+
+def read(path: Path, label: str, class_labels: Path | None, default_labels: Path) -> Results:
+    """A results file; UserError in one sentence if it is not one. class_labels: what --class-labels gave, or None."""
+    content = load(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no results JSON: it is not an object with the keys 'metrics' and 'predictions'")
     info, model = _dictionary(content, "test_info"), _dictionary(content, "model_info")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from results.compare import number
 
-LESS_IS_BETTER = ("mean_rank", "wrong_top1_distance")
+LESS_IS_BETTER = ("mean_rank", "wrong_top1_distance", "median_rank")
 LEGEND = {
     "]": "[...] is the 95 % interval",
     "]*": "* where it excludes 0",
@@ -31,7 +31,8 @@ def render(report: dict, markdown: bool) -> str:
     shown = "\n".join(parts)
     legend = [meaning for mark, meaning in LEGEND.items() if mark in shown]
     drawn = f"{report['resamples']} resamples, seed {report['seed']}"
-    parts += ["; ".join([*legend, drawn, f"precision, recall, f1 and mrr at k = {report['k']}"]) + ".", ""]
+    depth = [] if report["k"] is None else [f"precision, recall, f1 and mrr at k = {report['k']}"]
+    parts += ["; ".join([*legend, drawn, *depth]) + ".", ""]
     for content in report["classes"]:
         title = f"{content['baseline']} -> {content['other']}, {content['measure']} of {content['compared']} classes "
         title += f"with {content['min_clips']} clips or more: "
@@ -67,7 +68,7 @@ def grid(head: list[str], rows: list[list[str]], markdown: bool) -> str:
 
 
 def metric_text(name: str) -> str:
-    return f"{name} (less is better)" if name in LESS_IS_BETTER else name
+    return f"{name} (less is better)" if name.split()[-1] in LESS_IS_BETTER else name
 
 
 def value_text(cell: dict | None) -> str:

@@ -14,6 +14,7 @@ from hyperbolic import LOSSES, HyperbolicProjector, LogitScale
 from plumbing.errors import UserError
 
 VALIDATION_ROWS = 1024
+START_ROWS = 4096  # clips and texts, at most, that the start is computed from
 SCALE_LEARNING_RATE = 1e-3  # at least, for the logit scale and bias: two numbers with far to go
 
 
@@ -67,13 +68,14 @@ class Trainer:
             audio_radius=settings.audio_radius,
             learn_c=settings.learn_c,
         ).to(audio.device)
-        self.projector.start_at_principal_directions(text)
+        self.projector.start_at_principal_directions(text[:START_ROWS])
         if settings.text_radius is not None:
             self.projector.start_text_at(settings.text_radius, text)
         self.scale = LogitScale(settings.logit_scale or LogitScale.START).to(audio.device)
         with torch.no_grad():
-            rows = self.train[:4096]
-            self.scale.centre(self.projector(audio[rows], text), targets[rows])
+            rows = self.train[:START_ROWS]
+            columns, right = self._batch(rows)
+            self.scale.centre(self.projector(audio[rows], text[columns]), right)
         scale_rate = max(settings.learning_rate, SCALE_LEARNING_RATE)
         scalars = [*self.scale.parameters()]
         if settings.learn_c:
@@ -91,6 +93,14 @@ class Trainer:
 
     def _parameters(self) -> list:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _batch(self, rows: torch.Tensor):
+        """What clips are compared with: (positions of the texts, (len(rows), those) bool, which are right)."""
+        return slice(None), self.targets[rows]
+
+    def _validation_size(self) -> int:
+        # Only the contrastive loss depends on what else is in a batch; the others go in large ones, for speed.
+        return self.settings.batch_size if self.settings.loss == "contrastive" else VALIDATION_ROWS
 
     def state(self) -> dict:
         """What rebuilds the projector, and what continues the training."""
@@ -174,8 +184,9 @@ class Trainer:
         unseen = []  # losses since the last look at them
         batches = order.split(self.settings.batch_size)
         for step, rows in enumerate(tqdm(batches, desc=f"epoch {epoch}", unit="batch", mininterval=0.5), 1):
-            similarity = self.projector(self.audio[rows], self.text)
-            loss = self.loss(self.scale(similarity), self.targets[rows])
+            columns, targets = self._batch(rows)
+            similarity = self.projector(self.audio[rows], self.text[columns])
+            loss = self.loss(self.scale(similarity), targets)
             unseen.append(loss.detach())
             if step % 64 == 0 or step == len(batches):  # a look at the values waits for the device
                 self._check(unseen, epoch, step)
@@ -213,11 +224,9 @@ class Trainer:
         loss = torch.zeros((), dtype=torch.float64, device=text.device)
         sums, counts = loss.new_zeros(2), loss.new_zeros(2)
         radii = []
-        # Only the contrastive loss depends on what else is in a batch; the others go in large ones, for speed.
-        size = self.settings.batch_size if self.settings.loss == "contrastive" else VALIDATION_ROWS
-        for rows in self.validation.split(size):
-            audio, targets = projector.audio(self.audio[rows]), self.targets[rows]
-            similarity = projector.compare(audio, text)
+        for rows in self.validation.split(self._validation_size()):
+            audio, (columns, targets) = projector.audio(self.audio[rows]), self._batch(rows)
+            similarity = projector.compare(audio, text[columns])
             loss += self.loss(self.scale(similarity), targets) * len(rows)
             for i, chosen in enumerate((targets, ~targets)):
                 sums[i] += (similarity.double() * chosen).sum()

@@ -55,7 +55,7 @@ class RunFolder:
         """Note how many clips are used, train, validate and were skipped."""
         parts = {"used": len(material.rows), "train": len(train), "validation": len(validation)}
         self.setup["clips"] = parts | material.counts
-        log.info("%d clips: %d train, %d validate, %d classes", *parts.values(), len(material.classes))
+        log.info("%d clips: %d train, %d validate, %d texts", *parts.values(), len(material.text))
 
     def resume(self, identity: dict, trainer) -> int:
         """If that is wanted, bring a Trainer to the last finished epoch of an interrupted run; -> that epoch or 0.
@@ -108,9 +108,9 @@ class RunFolder:
 
     def _record(self, content: dict) -> bool:
         """Note the figures of an epoch; -> whether it is the best so far."""
-        figures = {name: content[name] for name in FIGURES}
+        figures = {name: content[name] for name in (*FIGURES, *RECALLS) if name in content}
         self.setup["epochs"].append(figures)
-        if self.best is not None and figures["val_loss"] >= self.best["val_loss"]:
+        if self.best is not None and _order(figures) >= _order(self.best):
             return False
         self.best = figures
         self.setup["best_epoch"] = figures["epoch"]
@@ -133,6 +133,12 @@ class RunFolder:
         return self._best_file(self.best["epoch"])
 
 
+def _order(figures: dict) -> tuple:
+    """Epochs by this are best first: by R@1 of both directions where captions are trained on, by the loss elsewhere."""
+    return -sum(figures[name] for name in RECALLS if name in figures), figures["val_loss"]
+
+
+RECALLS = ("val_r1_text_to_audio", "val_r1_audio_to_text")
 FIGURES = (
     "epoch train_loss val_loss similarity_positives similarity_negatives logit_scale logit_bias c "
     "audio_radius_mean audio_radius_std text_radius_mean text_radius_std audio_near_boundary text_near_boundary"

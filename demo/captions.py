@@ -1,0 +1,80 @@
+"""Captions for a labelled parquet folder, made of its labels by sentence templates: a stand-in, no AudioCaps.
+
+    python demo/captions.py --parquet-dir demo/data/train_balanced --output-dir demo/data/captioned/train --seed 0
+
+Copies every *.parquet with a further column `captions`: one to five sentences a clip, of one to all of its labels,
+drawn with a seed. Nobody listened: the sentences say what the labels say, in other words and orders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from plumbing.errors import UserError, log  # noqa: E402
+from plumbing.files import write_atomic  # noqa: E402
+from plumbing.flags import CLASS_LABELS, Parser, at_least, seed  # noqa: E402
+from plumbing.run import run  # noqa: E402
+from reading.labels import ClassList  # noqa: E402
+
+TEMPLATES = (
+    "{}",
+    "The sound of {}.",
+    "This is a sound of {}.",
+    "A recording of {}.",
+    "{} can be heard.",
+    "Someone recorded {} here.",
+    "We hear {}.",
+    "{} in the background.",
+    "{}, clear and close.",
+)
+JOINS = (" and ", " with ", ", then ", " together with ")
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--parquet-dir", type=Path, required=True, help="folder with the labelled *.parquet files")
+    add("--output-dir", type=Path, required=True, help="gets files of the same names")
+    add("--most", type=at_least(1), default=5, help="captions of a clip at most (default: 5)")
+    add("--seed", type=seed, default=0, help="default: 0")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    classes, drawn, count = ClassList.read(CLASS_LABELS), random.Random(args.seed), 0
+    files = sorted(args.parquet_dir.glob("*.parquet"))
+    if not files:
+        raise UserError(f"--parquet-dir {args.parquet_dir} holds no *.parquet file")
+    if args.output_dir.resolve() == args.parquet_dir.resolve():
+        raise UserError(f"--output-dir {args.output_dir} is the folder that is read; give another one")
+    for file in files:
+        table = pq.read_table(file)
+        labels = [classes.parse(value) for value in table["human_labels"].to_pylist()]
+        captions = [captions_of(names, drawn, args.most) for names in labels]
+        count += sum(map(len, captions))
+        table = table.append_column("captions", pa.array(captions, pa.list_(pa.string())))
+        write_atomic(args.output_dir / file.name, lambda temporary, table=table: pq.write_table(table, temporary))
+    log.info("%d captions: %s", count, args.output_dir)
+
+
+def captions_of(labels: list[str], drawn: random.Random, most: int) -> list[str]:
+    """One to `most` sentences of a clip's labels, each once."""
+    found = {}
+    for _ in range(drawn.randint(1, most) if labels else 0):
+        some = drawn.sample(labels, drawn.randint(1, min(3, len(labels))))
+        named = drawn.choice(JOINS).join(name.split(",")[0].lower() for name in some)
+        sentence = drawn.choice(TEMPLATES).format(named)
+        found[sentence[0].upper() + sentence[1:]] = None
+    return list(found)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, parser().parse_args()))

@@ -1,0 +1,70 @@
+"""A parquet folder of captioned clips as material: which texts are said of which clips, and the vectors of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data import NAMED_PER_REASON
+from embedding.folder import Sources
+from embedding.texts import embed_texts
+from plumbing.errors import UserError, log
+from reading.captions import read_captions
+from reading.rows import Rows
+
+NO_CAPTION = "no caption"
+
+
+@dataclass
+class Captioned:
+    """Clips and what is said of them; equal captions, of one clip or of several, are one text.
+
+    rows: the N used rows, without their audio. texts: the M distinct captions. audio (N, D) and text (M, D): float32
+    embeddings on the CPU. pairs (P, 2) int64: (clip, text), ascending, every caption of every clip. counts: for
+    the JSON.
+    """
+
+    rows: Rows
+    texts: list[str]
+    audio: torch.Tensor
+    text: torch.Tensor
+    pairs: np.ndarray
+    counts: dict
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What a training depends on."""
+        return self.audio, torch.from_numpy(self.pairs), self.text
+
+
+def embed_captions(sources: Sources) -> Captioned | None:
+    """The first --num-samples rows that have captions and usable audio; None on ranks above 0.
+
+    Captions go to the encoder as they are, without a prompt. UserError if there are none.
+    """
+    captions = read_captions(sources.folder.rows_of)
+    if not any(captions):
+        raise UserError(f"the captions in {sources.folder.folder} are all empty")
+    embedded = sources.embed_rows(lambda *_: None)
+    if embedded is None:
+        return None
+    rows, audio, skipped = embedded
+    counts = sources.counts(rows, skipped)
+    said = [captions[number] for number in rows.sample_ids.tolist()]
+    captioned = np.array([bool(texts) for texts in said], bool)
+    if not captioned.all():
+        silent = [name for name, some in zip(rows.video_ids, captioned, strict=True) if not some]
+        log.info("skipped %d rows: %s (%s)", len(silent), NO_CAPTION, ", ".join(silent[:NAMED_PER_REASON]))
+        counts["skipped"][NO_CAPTION] = {"count": len(silent), "first": silent[:NAMED_PER_REASON]}
+        rows, audio = rows.take(captioned), audio[torch.from_numpy(captioned)]
+        said = [texts for texts in said if texts]
+    if len(rows) < 2:
+        raise UserError(f"{sources.folder.folder} has {len(rows)} usable clip with captions; two are needed")
+    position = {text: i for i, text in enumerate(dict.fromkeys(text for texts in said for text in texts))}
+    if len(position) < 2:
+        raise UserError(f"all clips in {sources.folder.folder} have one and the same caption; two are needed")
+    pairs = np.array([(clip, place) for clip, texts in enumerate(said) for place in sorted(position[t] for t in texts)])
+    counts |= {"used": len(rows), "captions": len(pairs), "distinct_captions": len(position)}
+    text = embed_texts(list(position), sources.encoder, sources.cache)
+    return Captioned(rows, list(position), audio, text, pairs, counts)
