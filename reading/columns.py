@@ -14,15 +14,16 @@ LABELS = SCHEMA.field("human_labels").type
 
 
 def read_columns(table: pa.Table, classes: ClassList, stem: str, first: int) -> Rows:
-    """Rows of a table that has `human_labels` or `labels` and perhaps `video_id`; `first`: the first one's sample_id.
+    """Rows of a table, each of `human_labels`, `labels`, `video_id` if it has it; `first`: the first one's sample_id.
 
     stem: the file's name, for rows without a video_id.
     """
     names, count = table.column_names, len(table)
-    ids = parse_column(table["labels"], classes) if "labels" in names else None
-    human = parse_column(table["human_labels"], classes) if "human_labels" in names else name_machine_ids(ids, classes)
-    if ids is None:
+    if "labels" in names:
+        ids = parse_column(table["labels"], classes)
+    else:
         ids = pa.LargeListArray.from_arrays(pa.array(np.zeros(count + 1, int)), pa.array([], pa.string()))
+    human = parse_column(table["human_labels"], classes) if "human_labels" in names else name_machine_ids(ids, classes)
     video = video_id_column(table["video_id"] if "video_id" in names else None, stem, first, count)
     return Rows(pa.table([np.arange(first, first + count), video, human, ids], SCHEMA), classes)
 

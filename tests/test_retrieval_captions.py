@@ -140,10 +140,9 @@ def test_from_training_to_a_comparison(captioned):
     content = json.loads(paths[0].read_text())
     assert set(content["metrics"]) == {"text_to_audio", "audio_to_text"}
     assert all(tuple(content["metrics"][way]) == NAMES for way in content["metrics"])
-    assert content["test_info"]["clips"] | {"skipped_files": {}} == {
-        "used": 11, "captions": 17, "distinct_captions": 12, "skipped_files": {},
-        "skipped": {"no caption": {"count": 1, "first": ["tone4"]}},
-    }  # fmt: skip
+    clips = content["test_info"]["clips"]
+    assert (clips["used"], clips["captions"], clips["distinct_captions"]) == (11, 17, 12)
+    assert clips["skipped"] == {"no caption": {"count": 1, "first": ["tone4"]}}
     report = captioned / "report.json"
     done = script_compare(*paths, "--resamples", "300", "--output-json", report)
     rows = {row["metric"]: row for row in json.loads(report.read_text())["tables"][0]["rows"]}
