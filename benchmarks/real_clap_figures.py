@@ -28,7 +28,7 @@ def by_part(scores: list, targets: list) -> list[float]:
 def differences(name: str, other: str, b: list[list], a: list[list], targets: list, drawn: dict) -> dict:
     """b - a in every metric, averaged over seeds, with the 95 % interval of a bootstrap over clips and seeds.
 
-    drawn: remembers the resampled metrics of scores that occur in several differences.
+    drawn: remembers the metrics and resampled metrics of scores that occur in several differences.
     """
     joined = np.concatenate(targets)
 
@@ -41,7 +41,11 @@ def differences(name: str, other: str, b: list[list], a: list[list], targets: li
     picked = np.random.default_rng(1).integers(len(apart), size=apart.shape[1::-1])
     mixed = apart[picked, np.arange(len(picked))[:, None]].mean(axis=1)
     ends = [interval(column) or (None, None) for column in mixed.T]
-    values = figures(b, targets), figures(a, targets)
+    values = []
+    for side in (b, a):
+        key = tuple(id(parts[0]) for parts in side)
+        drawn[key] = drawn.get(key) or figures(side[:1] if len(set(key)) == 1 else side, targets)
+        values.append(drawn[key])
     found = {"resamples": len(mixed)}
     for metric, (low, high) in zip(METRICS, ends, strict=True):
         found[metric] = {"value": values[0][metric] - values[1][metric], "low": low, "high": high}
