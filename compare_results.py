@@ -5,6 +5,8 @@
     python compare_results.py results_original.json results_cosine.json results_hyperbolic.json \\
         --markdown comparison.md --output-json comparison.json
 
+    python compare_results.py results_original.json results_hyperbolic.json --report report.html
+
 A difference comes with its 95 % interval, from a paired bootstrap over the clips, where both files evaluated the same
 clips (the same video_id and true classes) against the same class list; otherwise it is marked unpaired. Metrics that
 a file lacks are recomputed from its predictions where these suffice. Intervals for map, map_samples, auc and d_prime
@@ -30,6 +32,10 @@ def parser() -> Parser:
     add("results", type=Path, nargs="+", help="two or more results JSON files, the baseline first")
     add("--output-json", type=Path, default=None, help="also write the comparison as JSON")
     add("--markdown", default=None, metavar="FILE", help="also write it as Markdown (- for stdout, instead of text)")
+    add("--report", type=Path, default=None, metavar="FILE", help="also write one page for a browser, with clips "
+        "to listen to, the classes, the Poincare disk and the way to the root (.html)")
+    add("--audio-clips", type=at_least(1), default=1000, help="clips of the report that can be played (default: 1000)")
+    add("--no-audio", action="store_true", help="a report without sound")
     add("--seed", type=at_least(0), default=0, help="of the bootstrap (default: 0)")
     add("--resamples", type=at_least(100), default=10_000, help="of the bootstrap (default: 10000)")
     add("--classes", type=at_least(0), default=10, help="classes shown that gained and lost most (default: 10)")
@@ -42,7 +48,7 @@ def parser() -> Parser:
 def main(args: argparse.Namespace) -> None:
     if len(args.results) < 2:
         raise UserError("one result file cannot be compared; name two or more, the baseline first")
-    for flag, target in (("--output-json", args.output_json), ("--markdown", args.markdown)):
+    for flag, target in (("--output-json", args.output_json), ("--markdown", args.markdown), ("--report", args.report)):
         if target and Path(target) in args.results:
             raise UserError(f"{flag} {target} is one of the results files and would be overwritten; name another file")
     from results.tables import render
@@ -59,6 +65,11 @@ def main(args: argparse.Namespace) -> None:
         text = render(report, markdown=True)
         write_atomic(Path(args.markdown), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     log.info(render(report, markdown=args.markdown == "-").rstrip())
+    if args.report:
+        from results.report.page import write_report
+
+        write_report(args.report, files, report, 0 if args.no_audio else args.audio_clips)
+        log.info("report: %s", args.report)
 
 
 def compare_files(args: argparse.Namespace, labels: list[str]) -> dict:
