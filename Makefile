@@ -31,7 +31,8 @@ demo: demo/data
 		--output-json $(DEMO)/results_use_hyperbolic.json
 	$(BIN)/python test_hyperbolic_clap_modelscope.py $(TEST_FLAGS) --projection-checkpoint $(BEST) \
 		--output-json $(DEMO)/results_hyperbolic.json --save-scores $(DEMO)/results_hyperbolic.safetensors
-	$(BIN)/python compare_results.py $(DEMO)/results_original.json $(DEMO)/results_hyperbolic.json
+	$(BIN)/python compare_results.py $(DEMO)/results_original.json $(DEMO)/results_hyperbolic.json \
+		--report $(DEMO)/report.html
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -45,9 +45,9 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
 
     What cannot be had is left out, with a sentence in `notes`.
     """
-    names = list(dict.fromkeys(name for file in files for name in file.names))
+    names = list(dict.fromkeys(name for file in files if file.keys for name in file.names))
     position = {name: i for i, name in enumerate(names)}
-    place = [np.array([position[name] for name in file.names]) for file in files]
+    place = [np.array([position.get(name, -1) for name in file.names]) for file in files]
     notes: list[str] = []
     page = Page(files, comparison, matched(files, notes), names, place, [], Ontology(), notes)
     page.made_of = rebuild_all(files, notes)

@@ -2,11 +2,11 @@
 // Risk against coverage, and reliability: line charts on a square from 0 to 1.
 {
   const into = body("confidence");
-  const WIDTH = 420, HIGH = 300, LEFT = 44, LOW = 40;
+  const WIDTH = 420, HIGH = 300, LEFT = 62, LOW = 40;
   const known = data.confidence.map((of, f) => ({ of, f })).filter(({ of }) => of);
 
   function chart(title, across, up, top) {
-    const x = (value) => LEFT + value * (WIDTH - LEFT - 12), y = (value) => HIGH - LOW - value / top * (HIGH - LOW - 12);
+    const x = (value) => LEFT + value * (WIDTH - LEFT - 20), y = (value) => HIGH - LOW - value / top * (HIGH - LOW - 12);
     const picture = draw("svg", { viewBox: `0 0 ${WIDTH} ${HIGH}`, width: WIDTH, role: "img", "aria-label": title });
     for (let i = 0; i <= 4; i++) {
       const part = i / 4;

@@ -142,8 +142,8 @@
       first.forEach((p) => write(p.name.slice(0, 60), place(p.z), unit, null));
       if (names.checked && texts.checked) {
         for (const point of byClips()) {
-          if (boxes.length >= 40) break;
-          if (!first.includes(point) && (point.shown || plane.size(place(point.z)) < 0.97)) write(point.name.slice(0, 26), place(point.z), unit, boxes);
+          if (boxes.length >= canvas.clientWidth / 18) break;
+          if (!first.includes(point) && plane.size(place(point.z)) < 0.97) write(point.name.slice(0, 26), place(point.z), unit, boxes);
         }
       }
       context.strokeStyle = shades["--text"];

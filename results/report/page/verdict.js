@@ -41,7 +41,7 @@
   }
 
   function difference(rows, row, entry, name) {
-    if (!entry) return make("td", { class: "soft", "data-name": name }, "");
+    if (!entry) return make("td");
     if (entry.difference === null) return make("td", { class: "soft", "data-name": name }, `(${entry.note})`);
     const known = entry.low !== undefined;
     const clear = known && (entry.low > 0 || entry.high < 0);
@@ -59,7 +59,7 @@
         cell ? figure(cell.value) + (cell.source === "recomputed" ? " r" : "") : "–")),
       row.differences.map((entry, f) => difference(content.rows, row, entry, `${others[f]} − ${base}`))));
     const head = ["metric", ...content.files, ...others.map((other) => `${other} − ${base}`)];
-    return scrolling(content.title, make("table", {}, make("caption", {}, content.title),
+    return scrolling(content.title, make("table", { class: "cards quiet" }, make("caption", {}, content.title),
       make("thead", {}, make("tr", {}, head.map((name, i) =>
         make("th", { scope: "col", class: i > 0 && i <= content.files.length ? "number" : "" }, name)))),
       make("tbody", {}, rows)));

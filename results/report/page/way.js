@@ -54,14 +54,14 @@
       const width = 260, x = (value) => 4 + value * (width - 8);
       const picture = draw("svg", { width, height: 18, viewBox: `0 0 ${width} 18`, "aria-hidden": "true" });
       picture.append(draw("line", { x1: x(0), x2: x(1), y1: 9, y2: 9, class: "rule" }));
-      if (walk.low !== null) picture.append(draw("line", { x1: x(walk.low), x2: x(walk.high), y1: 9, y2: 9, stroke: "currentColor", "stroke-width": 3 }));
-      picture.append(draw("circle", { cx: x(walk.share), cy: 9, r: 4.5, fill: "currentColor" }),
+      if (walk.low !== null) picture.append(draw("line", { x1: x(walk.low), x2: x(walk.high), y1: 9, y2: 9, stroke: "currentColor", "stroke-width": 1.5 }));
+      picture.append(draw("circle", { cx: x(walk.share), cy: 9, r: 3, fill: "currentColor" }),
         draw("line", { x1: x(walk.shuffled), x2: x(walk.shuffled), y1: 2, y2: 16, class: "axis" }));
       return make("tr", {}, make("th", { scope: "row" }, data.files[f].label), make("td", { "data-name": "walk" }, walk.kind),
         make("td", { class: "number", "data-name": "share" }, `${walk.share.toFixed(3)} ` + (walk.low === null ? "" : `[${walk.low.toFixed(3)}, ${walk.high.toFixed(3)}]`)),
         make("td", { class: "number", "data-name": "another clip's ancestors" }, walk.shuffled.toFixed(3)), make("td", { class: "number", "data-name": "clips" }, String(walk.clips)), make("td", {}, picture));
     });
-    return scrolling("Ancestors met in order", make("table", {}, make("thead", {}, make("tr", {},
+    return scrolling("Ancestors met in order", make("table", { class: "cards quiet" }, make("thead", {}, make("tr", {},
       ["file", "walk", "ancestors met in order", "another clip's", "clips", "0 to 1"].map((text, n) => make("th", { scope: "col", class: n > 1 && n < 5 ? "number" : "" }, text)))),
     make("tbody", {}, rows)));
   }
