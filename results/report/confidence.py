@@ -42,7 +42,9 @@ def probabilities(scores: np.ndarray, head: Head) -> tuple[np.ndarray, str]:
 
 
 def trained_loss(head: Head) -> str:
-    """The loss of the training, from the setup.json beside its checkpoint; the default's name where that is gone."""
+    """The loss of the training: the checkpoint's, of an older one the setup.json's beside it, else the default."""
+    if isinstance(head.content.get("loss"), str):
+        return head.content["loss"]
     try:
         setup = json.loads((head.path.parent / "setup.json").read_text(encoding="utf-8"))
         return str(setup["arguments"]["loss"])

@@ -81,7 +81,8 @@ def rebuild(file: Results, known: dict) -> Rebuilt:
         raise UserError(f"{args.parquet_dir} no longer holds the clips and classes of {file.label}")
     rebuilt = Rebuilt(head, head.audio(audio), head.text(text))
     if file.depth:
-        best = head.compare(rebuilt.audio, rebuilt.text).argmax(1).cpu().numpy()
+        scores = head.with_prototypes(head.compare(rebuilt.audio, rebuilt.text), audio, names)
+        best = scores.argmax(1).cpu().numpy()
         if np.mean(best == file.top[:, 0]) < SAME_PREDICTIONS:
             raise UserError(f"the model named by {file.label} gives other predictions than the file holds")
     return rebuilt

@@ -107,6 +107,7 @@
       context.fillText(text, left, y);
     }
 
+    const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
     const byClips = () => points.filter((p) => p.kind === "text").sort((p, q) => counts[q.j] - counts[p.j]);
     const counts = data.names.map(() => 0);
     data.clips.truth.forEach((truth) => truth.forEach((j) => counts[j]++));
@@ -139,11 +140,11 @@
       context.lineWidth = 3.5 * unit;
       const boxes = [];
       const first = [state.hovered, state.selected].filter(Boolean);
-      first.forEach((p) => write(p.name.slice(0, 60), place(p.z), unit, null));
+      first.forEach((p) => write(short(p.name, 60), place(p.z), unit, null));
       if (names.checked && texts.checked) {
         for (const point of byClips()) {
           if (boxes.length >= canvas.clientWidth / 18) break;
-          if (!first.includes(point) && plane.size(place(point.z)) < 0.97) write(point.name.slice(0, 26), place(point.z), unit, boxes);
+          if (!first.includes(point) && plane.size(place(point.z)) < 0.97) write(short(point.name, 26), place(point.z), unit, boxes);
         }
       }
       context.strokeStyle = shades["--text"];
