@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
         labels = [str(path) for path in args.results]
     if len(set(labels)) < len(labels):
         raise UserError(f"{args.results[0]} is named twice; name each results file once")
-    report = compare_files(args, labels)
+    files, report = compare_files(args, labels)
     if args.output_json:
         write_json(args.output_json, report)
     if args.markdown and args.markdown != "-":
@@ -72,8 +72,8 @@ def main(args: argparse.Namespace) -> None:
         log.info("report: %s", args.report)
 
 
-def compare_files(args: argparse.Namespace, labels: list[str]) -> dict:
-    """The comparison of results files of classification, or of retrieval; UserError if they are of both."""
+def compare_files(args: argparse.Namespace, labels: list[str]) -> tuple[list, dict]:
+    """Results files of classification, or of retrieval, and their comparison; UserError if they are of both."""
     from results.compare import compare
     from results.files import load, read
     from results.retrieval import compare_retrieval, is_retrieval, read_retrieval
@@ -84,8 +84,12 @@ def compare_files(args: argparse.Namespace, labels: list[str]) -> dict:
         one, other = (next(label for label, kind in kinds.items() if kind is way) for way in (True, False))
         raise UserError(f"{one} holds results of retrieval and {other} of classification, which cannot be compared")
     if kinds[labels[0]]:
-        return compare_retrieval([read_retrieval(path, label, c) for label, (path, c) in contents.items()], args)
-    return compare([read(path, label, args.class_labels, CLASS_LABELS) for label, (path, _) in contents.items()], args)
+        if args.report:
+            raise UserError(f"--report shows classification, but {args.results[0]} holds results of retrieval")
+        files = [read_retrieval(path, label, content) for label, (path, content) in contents.items()]
+        return files, compare_retrieval(files, args)
+    files = [read(path, label, args.class_labels, CLASS_LABELS) for label, (path, _) in contents.items()]
+    return files, compare(files, args)
 
 
 if __name__ == "__main__":
