@@ -169,7 +169,7 @@ def expected(rows, encoder):
     return embed(rows, encoder)
 
 
-@pytest.mark.parametrize("size", [1, 4, 32])
+@pytest.mark.parametrize("size", [1, 5])
 def test_the_same_clips_in_the_same_order_as_on_the_cpu(rows, encoder, expected, size):
     found, audio, skipped, _ = embed(rows, Device(encoder), size=size)
     assert found.video_ids == expected[0].video_ids
