@@ -10,6 +10,7 @@ do not change how it goes. About 3 minutes.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -76,11 +77,13 @@ def run(settings) -> dict:
                     waited = share is None and epoch - best.get(share, (0, epoch))[1] > PATIENCE
                     if share not in best or (loss < best[share][0] and not waited):
                         best[share] = loss, epoch
-                        kept[share] = {name: trainer.projector(some, data.text) for name, some in clips.items()}
+                        kept[share] = copy.deepcopy(trainer.projector)
     names = [str(i) for i in range(len(data.text))]
     found = {}
+    with torch.no_grad():
+        plain = {share: {name: of(some, data.text) for name, some in clips.items()} for share, of in kept.items()}
     for share, weight in [*product(AVERAGES, PROTOTYPES), (None, 0.0)]:
-        scores = kept[share]
+        scores = plain[share]
         if weight:
             content = prototypes(weight, audio[train], targets[train], names)
             scores = {name: value + added(content, clips[name], names) for name, value in scores.items()}
