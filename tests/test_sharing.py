@@ -25,6 +25,7 @@ def home(tmp_path_factory):
     write_rows(home / "data", tone_rows(12))
     common = ("--parquet-dir", home / "data", "--cache-dir", home / "cache")
     kinds = {"hyperbolic": ("--learn-c", "--learning-rate", "1e-2"), "cosine": ("--similarity", "cosine")}
+    kinds["prototypes"] = ("--prototypes", "0.3", "--average-with-start", "0.5")
     for name, flags in kinds.items():
         script("train_hyperbolic_clap.py", *common, "--epochs", "2", "--output-dim", "8", *flags,
                "--output-dir", home / name)  # fmt: skip
@@ -57,8 +58,9 @@ def export(*flags, check=True):
     return SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
 
 
-@pytest.mark.parametrize(("name", "flags"), [("hyperbolic", ["--use-hyperbolic"]), ("cosine", [])])
-def test_the_folder_gives_the_same_bits(home, tmp_path, name, flags):
+@pytest.mark.parametrize("name", ["hyperbolic", "prototypes", "cosine"])
+def test_the_folder_gives_the_same_bits(home, tmp_path, name):
+    flags = [] if name == "cosine" else ["--use-hyperbolic"]
     export(home / f"{name}.pth", "--output-dir", tmp_path / "head")
     assert {p.name for p in (tmp_path / "head").iterdir()} == {
         "model.safetensors", "config.json", "configuration.json", "README.md"
