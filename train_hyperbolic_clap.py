@@ -119,6 +119,7 @@ def main(args: argparse.Namespace) -> None:
     from embedding.captions import embed_captions
     from embedding.folder import Sources, reason_against
     from plumbing.ranks import open_ranks
+    from training.calibration import calibration
     from training.captions import CaptionTrainer
     from training.groups import groups, require_column
     from training.loop import Settings, Trainer
@@ -145,9 +146,10 @@ def main(args: argparse.Namespace) -> None:
     audio, truth, text = (tensor.to(device) for tensor in material.tensors())
     trainer = (CaptionTrainer if captions else Trainer)(settings, audio, truth, text, train, validation)
     model = about(args, sources, material, train, settings)
+    calibrated = not captions and not args.prototypes  # what prototypes add is no part of the logits
     done = output.resume(model["identity"], trainer)
     for figures in () if output.stalled(args.patience) else trainer.epochs(first=done + 1):
-        output.keep(figures | trainer.state() | model)
+        output.keep(figures | trainer.state() | model | (calibration(trainer) if calibrated else {}))
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures))
         if output.stalled(args.patience):

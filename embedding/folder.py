@@ -50,6 +50,14 @@ class Material:
         return self.audio, self.targets, self.text
 
 
+def open_encoder(args, device: torch.device) -> tuple[Encoder, EmbeddingCache, KnownFiles]:
+    """The encoder of --checkpoint, its cache, and the table of known files beside it."""
+    folder = None if args.no_cache else args.cache_dir or default_folder()
+    known = KnownFiles(folder, args.verify_cache)
+    encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast, known=known)
+    return encoder, EmbeddingCache(folder, encoder.fingerprint), known
+
+
 class Sources:
     """Where material comes from: class list, parquet folder, encoder and its cache, checked before any work begins.
 
@@ -62,12 +70,7 @@ class Sources:
         self.prompts = prompts or read_prompts(args) or [PROMPT]
         self.classes = ClassList.read(args.class_labels)
         self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files, labelled)
-        cache = None if args.no_cache else args.cache_dir or default_folder()
-        self.known = KnownFiles(cache, args.verify_cache)
-        self.encoder = self.ranks.in_turn(
-            lambda: Encoder(args.checkpoint, device, autocast=not args.no_autocast, known=self.known)
-        )
-        self.cache = EmbeddingCache(cache, self.encoder.fingerprint)
+        self.encoder, self.cache, self.known = self.ranks.in_turn(lambda: open_encoder(args, device))
         self.files: dict = {}
 
     @property

@@ -127,6 +127,13 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that training and testing have in common: data, model, device, cache."""
     add = parser.add_argument
     add("--parquet-dir", type=Path, required=True, help="folder with the *.parquet files (top level, sorted)")
+    add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
+    add_model_flags(parser)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of scripts that embed sounds, whatever these come from."""
+    add = parser.add_argument
     add("--device", default="cuda:0", help="cuda:0, cuda, cpu, ... (default: cuda:0; the CPU if there is no CUDA)")
     add(
         "--checkpoint",
@@ -147,7 +154,6 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=at_least(1), default=None, help="decoding threads (default: one for each core)")
     add("--no-autocast", action="store_true", help="encode in float32 on CUDA instead of bfloat16 autocast")
     add("--cache-dir", type=Path, default=None, help="embedding cache (default: the user's cache folder)")
-    add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
     add("--no-cache", action="store_true", help="neither read nor write the embedding cache")
     add(
         "--verify-cache",

@@ -7,6 +7,7 @@ import numpy as np
 from embedding.folder import Material
 from plumbing.errors import warn
 from reading.rows import Rows
+from results.calibration import calibration_metrics
 from results.grounds import grounded
 from results.inner import inner_metrics, inner_similarities
 from results.metrics import metrics, rank_classes
@@ -29,7 +30,7 @@ def evaluate(material: Material, head: Head, top_k: int) -> tuple[dict[str, np.n
         "ontology": lambda: ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy())
         | inner_metrics(inner)
         | {"way_to_root": way_to_root(head, audio, text, targets, names)},
-    })
+    } | ({"calibration": lambda: calibration_metrics(head, scores, targets)} if head.trained else {}))
     listed = predictions(scores, material.rows, names, top_k)
     return {"scores": scores, "targets": targets} | inner, figures | {"reasons": reasons, "predictions": listed}
 

@@ -110,6 +110,11 @@ def _check(which: str, content) -> None:
             refuse(f"has {name} in the form {_form(state[name])}, expected plain floats")
         if not bool(state[name].isfinite().all()):
             refuse(f"has values in {name} that are not finite")
+    scaling = content.get("calibration", {"slope": 1.0, "shift": 0.0})
+    if not isinstance(scaling, dict) or any(type(scaling.get(k)) is not float for k in ("slope", "shift")):
+        refuse("has a calibration without the numbers slope and shift")
+    if not_finite(scaling):
+        refuse("has a calibration that is not finite")
     made = content["base_c"] * float(state["log_c_change"].double().exp())
     if not math.isclose(made, content["c"], rel_tol=1e-6):
         refuse(f"has c = {content['c']:g}, but its weights make it {made:g}")

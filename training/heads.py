@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from embedding.texts import PROMPT
@@ -41,6 +42,18 @@ class Head:
     def scale(self) -> float:
         """What similarities are multiplied by to be logits: the trained scale, or where training starts."""
         return float(self.logits.scale)
+
+    @property
+    def calibration(self) -> dict:
+        """slope, shift and clips of training/calibration.py; {} without, as in checkpoints older than it."""
+        return self.content.get("calibration", {})
+
+    def probability(self, similarity: np.ndarray, calibrated: bool = True) -> np.ndarray:
+        """Similarities -> the sigmoid of the trained logits, scaled by the calibration if there is one."""
+        logits = self.scale * similarity.astype(np.float64) + float(self.logits.bias)
+        if calibrated and self.calibration:
+            logits = self.calibration["slope"] * logits + self.calibration["shift"]
+        return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))  # exp overflows at 710
 
     @property
     def prototypes(self) -> float:

@@ -1,0 +1,123 @@
+"""Tag sound files: the most probable classes of each file, or of each moment of a long recording.
+
+    python tag_sounds.py recording.wav sounds/ --use-hyperbolic \\
+        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --output-json tags.json
+
+    python tag_sounds.py recording.wav --timeline --use-hyperbolic \\
+        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir labels
+
+WAV, FLAC, OGG, MP3, M4A and the like; folders with their sub-folders. Probabilities are the sigmoid of the trained
+logits, scaled on the validation clips when the head was trained. Of each file the first 10 minutes count; --timeline
+reads all of it, window by window, and writes NAME.csv and NAME.txt, the labels that Audacity imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+
+from plumbing.device import choose_device
+from plumbing.errors import RowError, UserError, log, warn
+from plumbing.files import require_writable, write_atomic, write_json
+from plumbing.flags import Parser, add_head_flags, add_model_flags, at_least, fraction, positive
+from plumbing.run import describe_run, run
+
+LONGEST = 10.0  # seconds of a window, the model's own length
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("sounds", type=Path, nargs="+", help="sound files, or folders with them")
+    add_model_flags(parser)
+    add_head_flags(parser)
+    add = parser.add_argument
+    add("--top-k", type=at_least(1), default=5, help="classes shown of each file (default: 5)")
+    add("--branches", action=argparse.BooleanOptionalAction, default=False,
+        help="answer the inner classes of AudioSet's tree by the texts of their branches (default: off)")
+    add("--output-json", type=Path, default=None, help="also write the tags as JSON")
+    add("--timeline", action="store_true", help="tag the moments of each file instead of the whole")
+    add("--window", type=positive, default=2.0, help="seconds heard at a time, up to 10 (default: 2.0)")
+    add("--hop", type=positive, default=1.0, help="seconds from one window to the next (default: 1.0)")
+    add("--threshold", type=fraction, default=0.5, help="the least probability of a timeline's label (default: 0.5)")
+    add("--output-dir", type=Path, default=Path("."), help="gets the timelines' files (default: this folder)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.projection_checkpoint is None:
+        raise UserError("tagging needs a trained head, whose logits are probabilities; give --projection-checkpoint")
+    if args.timeline and (args.hop > args.window or args.window > LONGEST):
+        raise UserError(f"--window {args.window:g} must be {LONGEST:g} at most, and --hop {args.hop:g} at most that")
+    from embedding.files import find_sounds
+    from embedding.folder import open_encoder
+    from embedding.texts import read_prompts
+    from reading.labels import ClassList
+    from results.tagging import Tagger
+    from training.heads import open_head
+
+    files = find_sounds(args.sounds)
+    classes = ClassList.read(args.class_labels)
+    device = choose_device(args.device)
+    head = open_head(args, device)
+    if not head.calibration:
+        warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
+    encoder, cache, _ = open_encoder(args, device)
+    head.require_model(encoder)
+    if args.output_json:
+        require_writable(args.output_json)
+    prompts = head.prompts(read_prompts(args))
+    tagger = Tagger(head, classes.names, encoder, cache, prompts, args.branches)
+    found = (timelines if args.timeline else tags)(args, files, tagger)
+    if args.output_json:
+        model = head.describe(encoder, "\n".join(prompts)) | {"calibration": head.calibration or None}
+        write_json(args.output_json, {"test_info": describe_run(args, device, 1), "model_info": model, "files": found})
+
+
+def tags(args: argparse.Namespace, files: list[Path], tagger) -> list[dict]:
+    """The most probable classes of each file, on the terminal and for the JSON; UserError if no file can be used."""
+    from embedding.files import embed_files
+
+    used, audio, skipped = embed_files(files, tagger.encoder, tagger.cache, workers=args.workers,
+                                       batch_size=args.encode_batch_size)  # fmt: skip
+    skipped.tell()
+    if not used:
+        raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")
+    found = []
+    for path, probabilities in zip(used, tagger.probabilities(audio), strict=True):
+        best = tagger.best(probabilities, args.top_k)
+        log.info("%s: %s", path, ", ".join(f"{name} {value:.3f}" for name, value in best))
+        found.append({"file": str(path), "tags": [{"classname": n, "probability": float(v)} for n, v in best]})
+    return found
+
+
+def timelines(args: argparse.Namespace, files: list[Path], tagger) -> list[dict]:
+    """NAME.csv and NAME.txt of each file, and what they hold for the JSON; UserError if no file can be used."""
+    found = []
+    for path in files:
+        try:
+            labels = tagger.timeline(path, args.window, args.hop, args.threshold)
+        except RowError as error:
+            warn(f"{path} is skipped: {error}")
+            continue
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("start", "end", "class", "probability"))
+        for x in labels:
+            writer.writerow((f"{x['start']:.3f}", f"{x['end']:.3f}", x["classname"], f"{x['probability']:.4f}"))
+        audacity = "".join(f"{x['start']:.6f}\t{x['end']:.6f}\t{x['classname']}\n" for x in labels)
+        for ending, text in ((".csv", table.getvalue()), (".txt", audacity)):
+            target = args.output_dir / f"{path.stem}{ending}"
+            write_atomic(target, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        log.info("%s: %d labels: %s", path, len(labels), args.output_dir / f"{path.stem}.txt")
+        found.append({"file": str(path), "timeline": labels})
+    if not found:
+        raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, parser().parse_args()))

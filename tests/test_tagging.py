@@ -1,0 +1,124 @@
+"""Tagging: calibration against scikit-learn, its error by hand, tags of files, timelines of recordings, bad files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import flac, script, tone, tone_rows, write_rows
+from sklearn.linear_model import LogisticRegression
+
+from embedding.timeline import windows
+from training.calibration import expected_calibration_error, fit, reliability
+
+
+def test_the_fit_equals_logistic_regression():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(-2, 3, 4000)
+    targets = generator.random(4000) < 1 / (1 + np.exp(-(0.6 * logits + 0.5)))
+    slope, shift = fit(logits, targets)
+    model = LogisticRegression(C=1e9).fit(logits[:, None], targets)
+    assert slope == pytest.approx(model.coef_[0, 0], abs=2e-3) and shift == pytest.approx(model.intercept_[0], abs=5e-3)
+    apart = fit(np.array([-1.0, -2.0, 1.0, 2.0]), np.array([False, False, True, True]))
+    assert np.isfinite(apart).all() and apart[0] > 0
+
+
+def test_the_error_by_hand():
+    bins = reliability(np.array([0.1, 0.1, 0.9, 0.9]), np.array([0, 1, 1, 1]))
+    assert [b["pairs"] for b in bins] == [2, 2]
+    assert expected_calibration_error(bins) == pytest.approx((2 * 0.4 + 2 * 0.1) / 4)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2)])
+def test_windows_cover_a_recording(tmp_path, rate, channels):
+    samples = np.tile(tone(300, 5.5, rate)[:, None], (1, channels))
+    soundfile.write(tmp_path / "a.wav", samples, rate)
+    found = list(windows(tmp_path / "a.wav", 2.0, 1.0))
+    assert [(start, end) for start, end, _ in found] == pytest.approx([(0, 2), (1, 3), (2, 4), (3, 5), (4, 5.5)])
+    assert [len(waveform) for _, _, waveform in found] == [96_000] * 4 + [72_000]
+    assert len(list(windows(tmp_path / "a.wav", 10.0, 1.0))) == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("tagging")
+    write_rows(home / "data", tone_rows(24))
+    common = ("--cache-dir", home / "cache")
+    script("train_hyperbolic_clap.py", "--parquet-dir", home / "data", *common, "--output-dir", home / "out",
+           "--epochs", "2")
+    (best,) = (home / "out").glob("best_*.pth")
+    (home / "sounds" / "deep").mkdir(parents=True)
+    (home / "sounds" / "deep" / "a.flac").write_bytes(flac(tone(300)))
+    (home / "sounds" / "broken.wav").write_text("no sound")
+    return home, (*common, "--use-hyperbolic", "--projection-checkpoint", best)
+
+
+def test_tags_of_a_folder(trained):
+    home, flags = trained
+    done = script("tag_sounds.py", home / "sounds", *flags, "--top-k", "3", "--output-json", home / "tags.json")
+    content = json.loads((home / "tags.json").read_text())
+    (entry,) = content["files"]
+    assert entry["file"].endswith("a.flac") and len(entry["tags"]) == 3
+    values = [tag["probability"] for tag in entry["tags"]]
+    assert values == sorted(values, reverse=True) and all(0 < value < 1 for value in values)
+    assert content["model_info"]["calibration"].keys() == {"slope", "shift", "clips"}
+    assert "skipped 1 rows: undecodable audio" in done.stdout
+    script("tag_sounds.py", home / "sounds", *flags, "--branches", "--output-json", home / "tags.json")
+
+
+def test_a_timeline(trained):
+    home, flags = trained
+    soundfile.write(home / "long.wav", tone(300, 5.0), 16_000)
+    flags = (*flags, "--timeline", "--threshold", "0.0001", "--output-dir", home / "labels", "--output-json",
+             home / "t.json")
+    script("tag_sounds.py", home / "long.wav", *flags)
+    labels = json.loads((home / "t.json").read_text())["files"][0]["timeline"]
+    rows = list(csv.DictReader((home / "labels" / "long.csv").open()))
+    lines = (home / "labels" / "long.txt").read_text().splitlines()
+    assert len(labels) == len(rows) == len(lines) > 0 and all(len(line.split("\t")) == 3 for line in lines)
+    # A steady tone: what is heard is heard from the start to the end, joined into one label.
+    steady = [x for x in labels if x["start"] == 0 and x["end"] == 5]
+    assert steady and len({x["classname"] for x in steady}) == len(steady)
+
+
+def test_results_report_the_calibration(trained):
+    home, flags = trained
+    script("test_clap_modelscope.py", "--parquet-dir", home / "data", *flags, "--output-json", home / "r.json")
+    found = json.loads((home / "r.json").read_text())["calibration"]
+    assert 0 <= found["calibrated_error"] <= 1 and 0 <= found["uncalibrated_error_top1"] <= 1
+    assert sum(b["pairs"] for b in found["reliability"]["top1"]) == 24
+    script("test_clap_modelscope.py", "--parquet-dir", home / "data", *flags[:2], "--output-json", home / "r.json")
+    assert "calibration" not in json.loads((home / "r.json").read_text())
+
+
+def test_an_older_checkpoint_says_that_it_is_uncalibrated(trained, tmp_path):
+    home, flags = trained
+    content = torch.load(flags[-1], weights_only=True)
+    del content["calibration"]
+    torch.save(content, tmp_path / "old.pth")
+    done = script("tag_sounds.py", home / "sounds" / "deep", *flags[:-1], tmp_path / "old.pth")
+    assert "has no calibration" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("sounds", "more", "says"),
+    [
+        ("none.wav", (), "is neither a file nor a folder"),
+        ("empty", (), "holds no sound file"),
+        ("sounds/broken.wav", (), "none of the 1 files can be used"),
+        ("sounds/broken.wav", ("--timeline",), "none of the 1 files can be used"),
+        ("sounds", ("--timeline", "--hop", "3"), "--hop 3 at most that"),
+    ],
+)
+def test_bad_input(trained, sounds, more, says):
+    home, flags = trained
+    (home / "empty").mkdir(exist_ok=True)
+    done = script("tag_sounds.py", home / sounds, *flags, *more, check=False)
+    assert done.returncode == 2 and says in done.stderr
+
+
+def test_plain_cosine_has_no_probabilities(trained):
+    done = script("tag_sounds.py", trained[0] / "sounds", check=False)
+    assert done.returncode == 2 and "tagging needs a trained head" in done.stderr
