@@ -86,18 +86,12 @@ def draw_disk(args: argparse.Namespace):
 def disk_points(tangent, c: float):
     """(N, 2) tangent vectors at the origin of a ball of squared radius c -> (N,) complex points of the unit disk."""
     import numpy as np
+    import torch
 
     from hyperbolic import expmap0
 
-    x, y = expmap0(torch_tensor(tangent), c).numpy().T / np.sqrt(c)
+    x, y = expmap0(torch.from_numpy(tangent), c).numpy().T / np.sqrt(c)
     return x + 1j * y
-
-
-def torch_tensor(array):
-    """A numpy array as a torch tensor, torch imported only now: --help shall be instant."""
-    import torch
-
-    return torch.from_numpy(array)
 
 
 def write_names(axes, at, names: list[str], clips, edge: float) -> None:

@@ -14,6 +14,7 @@ from conftest import script, tone, tone_rows, write_rows
 from test_compare import changed, write_results
 
 from compare_results import main, parser
+from plumbing.errors import UserError
 from plumbing.files import write_json
 from results.report import confidence, sound
 from results.report.page import assemble
@@ -132,6 +133,17 @@ def test_what_cannot_be_had_is_left_out_with_a_sentence(tested, tmp_path):
     swapped = changed(tested / "results_plain.json", tmp_path / "swapped.json", foreign)
     data = report(tmp_path / "z.html", swapped, tested / "results_plain.json", "--no-audio")
     assert any("swapped gives other predictions than the file holds" in note for note in data["notes"])
+
+
+def test_results_of_retrieval_have_no_report(tmp_path):
+    clip = {"sample_id": 0, "video_id": "v", "captions": ["a"], "text_to_audio_rank": [1], "text_to_audio_AP@10": [1.0],
+            "audio_to_text_rank": 1, "audio_to_text_AP@10": 1.0}  # fmt: skip
+    for name in "ab":
+        write_json(tmp_path / f"{name}.json", {"metrics": {"text_to_audio": {}, "audio_to_text": {}},
+                                               "predictions": [clip]})
+    with pytest.raises(UserError, match="--report shows classification, but .* holds results of retrieval"):
+        report(tmp_path / "x.html", tmp_path / "a.json", tmp_path / "b.json")
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_stored_paths_are_found_from_the_results_file(tmp_path, monkeypatch):
