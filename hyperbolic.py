@@ -146,13 +146,13 @@ def _lengths(x, radius):
     return length, length * 2 / radius
 
 
-def _row_blocks(u, v, radius, slopes=False):
-    """Yield (rows, d/R) in float64, followed if wanted by its slopes.
+def _row_blocks(u, v, radius, slopes=None):
+    """Yield (rows, d/R) in float64, followed if wanted by its slopes, and the lengths of u's rows.
 
-    With t = d/R: sinh(a-b)/sinh(t), T = sinh(a) sinh(b)/sinh(t) and T (1 - cos(theta)).
+    With t = d/R: sinh(a-b)/sinh(t), T = sinh(a) sinh(b)/sinh(t) and T (1 - cos(theta)). slopes: _lengths of v.
     """
     v = v.double()
-    length_v, b = _lengths(v, radius)
+    length_v, b = slopes or _lengths(v, radius)
     size = 16 * max(1, BLOCK // 16 // max(len(v), 1))
     for start in range(0, len(u), size):
         rows = slice(start, start + size)
@@ -188,7 +188,7 @@ def _row_blocks(u, v, radius, slopes=False):
                 turn = turn.where(near, (log - angle + LOG2).exp())
         if slopes:
             turn = turn.where(sin2 > 0, 0)  # inf * 0 far out on one ray, where nothing turns
-            yield rows, angle[:count], radial[:count], turn[:count], (turn * sin2 * 2)[:count]
+            yield rows, *(x[:count] for x in (angle, radial, turn, turn * sin2 * 2, length_u))
         else:
             yield rows, angle[:count]
 
@@ -204,17 +204,19 @@ class _TangentDistance(torch.autograd.Function):
     def forward(ctx, u, v, c):
         ctx.dtypes = u.dtype, v.dtype
         u, v = u.double(), v.double()
-        blocks = [block for _, *block in _row_blocks(u, v, c.sqrt(), slopes=True)]
-        blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] or [u.new_empty(0, len(v))] * 4
-        ctx.save_for_backward(u, v, c, *blocks)
+        lengths = _lengths(v, c.sqrt())
+        blocks = [block for _, *block in _row_blocks(u, v, c.sqrt(), slopes=lengths)]
+        blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] if len(blocks) != 1 else blocks[0]
+        blocks = blocks or [u.new_empty(0, len(v))] * 4 + [u.new_empty(0, 1)]
+        ctx.save_for_backward(u, v, c, lengths[0], *blocks)
         return (blocks[0] * c.sqrt()).to(torch.promote_types(*ctx.dtypes))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        u, v, c, angle, radial, turn, bend = ctx.saved_tensors
-        radius, grad = c.sqrt(), grad.double()
-        (length_u, a), (length_v, b) = _lengths(u, radius), _lengths(v, radius)
+        u, v, c, length_v, angle, radial, turn, bend, length_u = ctx.saved_tensors
+        radius, grad, length_u = c.sqrt(), grad.double(), length_u[:, 0]
+        a, b = length_u * 2 / radius, length_v * 2 / radius
         radial, turn, bend = radial * grad, turn * grad, bend * grad
         twist = turn - bend
         # the derivatives by a and b, times R; twist keeps the pull towards the other point tangential

@@ -11,6 +11,8 @@ NO_MEMORY = (  # as CUDA, cuBLAS and cuDNN say it, PyTorch on Windows, and PyTor
     "out of memory", "alloc_failed", "not enough memory", "can't allocate memory"
 )  # fmt: skip
 
+SPIN_COUNT = "1000"  # some microseconds: longer than within a training step, shorter than a neighbour's turn
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the device's or the machine's, did not suffice."""
@@ -20,6 +22,17 @@ def out_of_memory(error: BaseException) -> bool:
 def cores() -> int:
     """The cores that this process may use: of a job's allocation, not of its machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wait_gently() -> None:
+    """Before torch is loaded: its threads spin only shortly for each other, unless the user has said how they wait.
+
+    By default they spin until the next parallel operation, and beside a busy process each one waits for a thread that
+    has no core. What is computed does not change.
+    """
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+        os.environ["KMP_BLOCKTIME"] = "0"  # where torch was built with Intel's OpenMP
 
 
 def choose_device(name: str):

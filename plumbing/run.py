@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from plumbing import ranks
-from plumbing.device import out_of_memory
+from plumbing.device import out_of_memory, wait_gently
 from plumbing.errors import Printable, UserError, printable
 
 OUT_OF_MEMORY = "out of memory: lower --batch-size, --encode-batch-size or --num-samples, or run with --device cpu"
@@ -20,6 +20,7 @@ OUT_OF_MEMORY = "out of memory: lower --batch-size, --encode-batch-size or --num
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
     """Run `main` and turn what can go wrong outside the program into one sentence and an exit code."""
     ranks.use_all_cores()
+    wait_gently()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     # One log: the other ranks only warn, and say who they are.

@@ -13,6 +13,7 @@ from hyperbolic import HyperbolicProjector, LogitScale
 from plumbing.errors import UserError
 from plumbing.files import write_atomic
 from training import exported, prototypes
+from training.adam import Adam
 
 REQUIRED = {
     "epoch": int,
@@ -121,7 +122,7 @@ def _check(which: str, content) -> None:
     prototypes.check(which, content)
 
 
-def check_continues(name: str, content: dict, optimizer: torch.optim.Optimizer, scale: torch.nn.Module) -> None:
+def check_continues(name: str, content: dict, optimizer: Adam, scale: torch.nn.Module) -> None:
     """UserError unless a checkpoint continues the training of `scale` and of what `optimizer`, an Adam, holds.
 
     load_state_dict would take moments of any shape, and the first step would fail.

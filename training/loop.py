@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from hyperbolic import LOSSES, HyperbolicProjector, LogitScale
 from plumbing.errors import UserError
+from training.adam import Adam
 
 VALIDATION_ROWS = 1024
 START_ROWS = 4096  # clips and texts, at most, that the start is computed from
@@ -80,12 +81,11 @@ class Trainer:
         scalars = [*self.scale.parameters()]
         if settings.learn_c:
             scalars.append(self.projector.log_c_change)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             [
                 {"params": list(self.projector.linear.parameters()), "lr": settings.learning_rate},
                 {"params": scalars, "lr": scale_rate},
-            ],
-            fused=True,
+            ]
         )
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._start = [parameter.detach().clone() for parameter in self._parameters()]
@@ -192,7 +192,7 @@ class Trainer:
                 self._check(unseen, epoch, step)
                 unseen = []
             self._set_rates((epoch - 1 + (step - 1) / len(batches)) / self.settings.epochs)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             self.scale.limit()

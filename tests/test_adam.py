@@ -1,0 +1,55 @@
+"""The optimizer is torch.optim.Adam's fused one, to the bit, and reads and writes its states."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from training.adam import Adam
+
+
+def parameters():
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((30, 20), (20,), ())
+    some = [torch.nn.Parameter(torch.randn(shape, generator=draw)) for shape in shapes]
+    return [*some, torch.nn.Parameter(torch.ones((), dtype=torch.float64)), torch.nn.Parameter(torch.ones(2))]
+
+
+def walk(optimizer, some, steps, seed):
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for parameter in some[:4]:  # the last one never has a gradient
+            parameter.grad = torch.randn(parameter.shape, generator=draw, dtype=parameter.dtype)
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer.param_groups[0]["lr"] *= 0.9
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_the_same_bits_as_torch_also_when_it_goes_on_from_a_state(switched):
+    ours, theirs = parameters(), parameters()
+    groups = [[{"params": p[:2], "lr": 1e-2}, {"params": p[2:], "lr": 1e-3}] for p in (ours, theirs)]
+    mine, other = Adam(groups[0]), torch.optim.Adam(groups[1], fused=True)
+    walk(mine, ours, 5, 1)
+    walk(other, theirs, 5, 1)
+    if switched:
+        states = mine.state_dict(), other.state_dict()
+        mine.load_state_dict(states[1])
+        other.load_state_dict(states[0])
+    walk(mine, ours, 5, 2)
+    walk(other, theirs, 5, 2)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    a, b = mine.state_dict(), other.state_dict()
+    assert repr(a) == repr(b) and list(a["state"]) == [0, 1, 2, 3]
+
+
+def test_training_imports_neither_the_compiler_nor_what_only_metrics_need():
+    code = "import sys, embedding.folder, training.loop, training.run_folder, training.split\n"
+    code += "import torch; t = torch.eye(4); every = torch.arange(4); settings = training.loop.Settings(output_dim=4)\n"
+    code += "list(training.loop.Trainer(settings, t, t > 0, t, every[:2], every[2:]).epochs())\n"
+    code += "slow = {'torch._dynamo', 'sympy', 'transformers', 'sklearn', 'scipy', 'pandas', 'librosa', 'modelscope'}\n"
+    code += "print(sorted(slow & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
