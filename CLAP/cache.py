@@ -197,14 +197,15 @@ class EmbeddingCache:
 
     def _take_over(self) -> None:
         """Move the vectors of pieces as earlier versions wrote them into the store."""
-        for piece in sorted(self.folder.parent.glob("*.safetensors")):
+        pieces = sorted(self.folder.parent.glob("*.safetensors"))
+        for piece in pieces:
             if (content := _read_piece(piece, self.fingerprint)) is None:
                 continue
             self.recent |= zip((key.tobytes() for key in content[0]), content[1], strict=True)
             if self.writable and self._write(*content):
                 self._remove([piece])
                 self.recent = {}
-        if self.segments:
+        if pieces:
             self.flush()
 
 
