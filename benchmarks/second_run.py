@@ -224,6 +224,6 @@ if __name__ == "__main__":
             __doc__,
             ("--rows", {"type": int, "default": 1_000_000}),
             ("--only", {"nargs": "+", "choices": PARTS, "default": list(PARTS)}),
-            ("--dir", {"type": Path, "default": None, "help": "where the files are made (default: the temporary folder)"}),
+            ("--dir", {"type": Path, "default": None, "help": "where to make the files (default: a temporary folder)"}),
         )
     )
