@@ -182,7 +182,7 @@ def about(args: argparse.Namespace, sources, material, train, settings) -> dict:
     identity |= {"split_by": args.split_by} if args.split_by != "video_id" else {}
     identity |= {"prototypes": args.prototypes} if args.prototypes else {}
     kept = {"text": args.text}
-    if args.text == "labels":
+    if args.prototypes and args.text == "labels":
         kept |= prototypes(args.prototypes, material.audio[train], material.targets[train], material.classes.names)
     encoder = sources.encoder
     model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": sources.prompt}

@@ -205,8 +205,8 @@ class EmbeddingCache:
             if self.writable and self._write(*content):
                 self._remove([piece])
                 self.recent = {}
-        if pieces:
-            self.flush()
+        if pieces or any(segment.damaged for segment in self.segments.values()):
+            self.flush()  # which writes anew what is left of damaged ones
 
 
 def _read_piece(piece: Path, fingerprint: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -4,7 +4,8 @@ A segment is a safetensors file, written once under a name of its own and never 
 SHA-256 of each content, ascending by their first 8 bytes; `embeddings` (n, D) float32; `checks` (n,) uint64, one for
 each row's key and vector. A database was not chosen: with 1,000,000 vectors SQLite (or LMDB) takes 100 of them as fast,
 but all of them several times slower, and needs file locks, which network disks lack; one damaged page can lose
-all of it, and weeks of encoding; here damage loses its row (benchmarks/stores.py compares them).
+all of it, and weeks of encoding; here damage loses its row (measured once on 2 cores with 2 KB vectors: 100 of a
+million in 9 ms from SQLite, all of them in 16 s).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from plumbing.files import write_atomic
 
@@ -52,8 +53,9 @@ def write(path: Path, fingerprint: str, keys: np.ndarray, vectors: np.ndarray) -
     keys, vectors = keys[order], np.ascontiguousarray(vectors[order], np.float32)
     checks = row_checks(keys, vectors)
     metadata = {"format": FORMAT, "fingerprint": fingerprint, "index": _index_check(keys, checks)}
-    tensors = {"keys": keys, "checks": checks, "embeddings": vectors}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata), tidy=False)
+    # As bytes, since safetensors' own writing hides a full disk behind an error of its own.
+    content = save({"keys": keys, "checks": checks, "embeddings": vectors}, metadata)
+    write_atomic(path, lambda temporary: temporary.write_bytes(content), tidy=False)
 
 
 def _index_check(keys: np.ndarray, checks: np.ndarray) -> str:

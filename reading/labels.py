@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from plumbing.errors import UserError
@@ -18,6 +19,7 @@ _QUOTED = re.compile(
 _BESIDE_QUOTED = re.compile(r"(?:[\s,\[\]()]|None|nan|np\.str_)*+")
 
 
+@lru_cache(1 << 16)  # a million rows have a few hundred different labels
 def normalise(name: str) -> str:
     """A label as it is compared: without regard to case, repeated space and space around it or its commas."""
     return ", ".join(" ".join(part.split()) for part in name.split(",")).casefold()

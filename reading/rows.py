@@ -88,7 +88,8 @@ class Rows:
         found = [self.classes.find(text) for text in coded.dictionary.to_pylist()]
         position = np.array([-1 if place is None else place for place in found], np.int64)[coded.indices.to_numpy()]
         row = np.repeat(np.arange(len(labels)), self.label_counts)
-        pairs = np.unique((row * width + position)[position >= 0])
+        pairs = np.sort((row * width + position)[position >= 0])
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
         return pairs // width, pairs % width
 
     @property

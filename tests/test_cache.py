@@ -26,6 +26,12 @@ from reading.labels import ClassList
 CLASSES = ClassList.read(CLASS_LABELS)
 
 
+@pytest.fixture(autouse=True)
+def in_time(monkeypatch):
+    """A slow machine writes no more pieces than a fast one."""
+    monkeypatch.setattr("CLAP.cache.PIECE_SECONDS", 1e9)
+
+
 class CountingEncoder(Encoder):
     """Counts what passes the network."""
 
