@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from test_training import TEXT, trainer
 
 from data import ParquetFolder
-from embedding.folder import columns
+from embedding.table import columns
 from plumbing.errors import UserError
 from plumbing.flags import CLASS_LABELS
 from reading.labels import ClassList
