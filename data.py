@@ -193,7 +193,7 @@ class ParquetFolder:
         """The parts of files that hold the rows from start to stop."""
         first = 0
         for file, count in self.rows_of.items():
-            if count and first < stop and start < first + count:
+            if max(first, start) < min(stop, first + count):
                 yield Span(file, first, max(start - first, 0), min(stop - first, count))
             first += count
 
