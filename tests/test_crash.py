@@ -24,7 +24,7 @@ from training import checkpoints
 
 PIECE_ROWS = 3  # many small cache pieces instead of one, so that kills meet their writing
 PRELOADED = ["torch", "transformers.models.clap.modeling_clap", "soxr", "training.loop", "embedding.clips"]
-PRELOADED += ["test_crash"]
+PRELOADED += ["pandas", "embedding.folder", "training.run_folder", "training.trackers", "test_crash"]
 
 
 @pytest.fixture(scope="module")
@@ -323,12 +323,12 @@ def test_an_input_that_vanishes_is_one_sentence(tmp_path, monkeypatch):
     write_rows(tmp_path / "data", tone_rows(4), "00.parquet")
     check = ParquetFolder._check
 
-    def vanish(file):
-        found = check(file)
+    def vanish(folder, file):
+        found = check(folder, file)
         file.unlink()
         return found
 
-    monkeypatch.setattr(ParquetFolder, "_check", staticmethod(vanish))
+    monkeypatch.setattr(ParquetFolder, "_check", vanish)
     flags = ("--parquet-dir", tmp_path / "data", "--output-json", tmp_path / "r.json", "--no-cache")
     done = script(TEST, *flags, check=False)
     print(done.stderr.splitlines()[-1])

@@ -77,7 +77,8 @@ def test_the_folder_gives_the_same_bits(home, tmp_path, name):
 def test_every_field_travels_and_nothing_of_the_training(home, tmp_path):
     """Also fields that this version does not know: values, a tensor, and a dictionary of tensors."""
     content = checkpoints.load(home / "hyperbolic.pth")
-    content |= {"calibration": {"slope": 0.1 + 0.2}, "prototypes": torch.rand(3, 8), "bank": {"a": torch.rand(2)}}
+    content |= {"calibration": {"slope": 0.1 + 0.2, "shift": -0.25}, "prototypes": torch.rand(3, 8)}
+    content |= {"bank": {"a": torch.rand(2)}}
     content |= {"trained_state_dict": {"0": torch.rand(2)}}  # of the training too
     assert float(content["projection_state_dict"]["log_c_change"]) != 0
     exported.write(tmp_path / "head", content, "laion/x")
