@@ -27,7 +27,6 @@ from reading.labels import ClassList
 
 RANKS = (1, 3, 5, 10)
 AT_K = [f"{name}_{average}" for average in ("micro", "macro") for name in ("precision", "recall", "f1")]
-BY_RANKING = ("map", "auc", "d_prime")
 HIERARCHICAL = ("wrong_top1_distance", "hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
 INNER = {"map_inner": "inner_own", "map_inner_descendants": "inner_branch"}  # and the tensors they are made of
 RADII = ("text_radius_depth", "audio_radius_depth", "text_angle_depth", "audio_angle_depth")
