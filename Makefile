@@ -40,7 +40,7 @@ test: $(VENV)/installed-dev
 
 # On a machine with a GPU: the tests that need one, each with its measured figures.
 test-cuda: $(VENV)/installed-dev
-	$(BIN)/python -m pytest tests/test_cuda.py -rsP
+	$(BIN)/python -m pytest tests/test_cuda.py -n 0 -rsP
 
 clean:
 	rm -rf $(VENV) demo/data $(DEMO)

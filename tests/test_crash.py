@@ -1,58 +1,32 @@
 """Killed at any moment, a run leaves every file absent or whole, and what follows ends where it would have ended."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
-import tqdm
-from conftest import ROOT, TINY, cached, script, tone_rows, write_rows
+import torch
+from conftest import TINY, cached, script, tone_rows, write_rows
 
 from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
 from plumbing.errors import UserError
 from plumbing.files import TEMPORARY, remove_stale, write_atomic, write_json
-from plumbing.run import run
 from training import checkpoints
 
+TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"
 PIECE_ROWS = 3  # many small cache pieces instead of one, so that kills meet their writing
-PRELOADED = ["torch", "transformers.models.clap.modeling_clap", "soxr", "training.loop", "embedding.clips"]
-PRELOADED += ["pandas", "embedding.folder", "training.run_folder", "training.trackers", "test_crash"]
 
 
 @pytest.fixture(scope="module")
 def server():
-    """A process that has imported everything once and forks the runs: a real start takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        first = context.Process(target=len, args=("",))
-        first.start()
-        first.join()
-    return context
-
-
-def train(argv: list[str], said: Path) -> None:
-    """In a process of its own: the training script, its output in a file."""
-    import CLAP.cache
-    import train_hyperbolic_clap
-
-    CLAP.cache.PIECE_ROWS = PIECE_ROWS
-    tqdm.tqdm.set_lock(threading.RLock())  # its own is shared between processes and outlives a kill
-    with said.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = ["train_hyperbolic_clap.py", *argv]
-    sys.exit(run(train_hyperbolic_clap.main, train_hyperbolic_clap.parser().parse_args(argv)))
+    return forks.server()
 
 
 class Runs:
@@ -67,8 +41,8 @@ class Runs:
     def start(self, output: str, *flags):
         argv = ["--parquet-dir", self.home / "data", "--class-labels", self.home / "classes.json"]
         argv += ["--checkpoint", TINY, "--device", "cpu", "--workers", "2", "--output-dir", self.home / output, *flags]
-        process = self.server.Process(target=train, args=([str(part) for part in argv], self.said))
-        process.start()
+        arguments = (TRAIN, [str(part) for part in argv], (self.said, self.said), {}, PIECE_ROWS)
+        process = forks.start(self.server, forks.enter, arguments)
         self.started.append(process)
         return process
 
@@ -90,15 +64,21 @@ def runs(server, tmp_path):
         process.join()
 
 
+WHOLE = set()  # files that were looked into, by all that the system says of them
+
+
 def inspect(folder: Path) -> list[Path]:
     """The temporary files in a run's folder; fails if any other file is damaged."""
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
     temporary = [path for path in files if path.name.endswith(TEMPORARY)]
     for path in set(files) - set(temporary):
+        stat = path.stat()
+        seen = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         if path.suffix == ".json":
             json.loads(path.read_text())
-        else:
+        elif seen not in WHOLE:
             checkpoints.load(path)
+            WHOLE.add(seen)
     return temporary
 
 
@@ -107,7 +87,9 @@ def same_content(first, second) -> bool:
         return first.keys() == second.keys() and all(same_content(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same_content, first, second))
-    return first.tolist() == second.tolist() if hasattr(first, "tolist") else first == second
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and first.numpy().tobytes() == second.numpy().tobytes()
+    return first == second
 
 
 def require_same_run(first: Path, second: Path) -> None:
@@ -210,9 +192,6 @@ def material(tmp_path_factory):
     (home / "classes.json").write_text(json.dumps({"Sine wave": 0, "Chirp tone": 1, "Music": 2}))
     script(TRAIN, *data_flags(home), "--output-dir", home / "whole", "--epochs", "4")
     return home
-
-
-TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"
 
 
 def data_flags(home: Path, cache: Path | None = None) -> tuple:

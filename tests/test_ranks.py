@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+import forks
 import pytest
 import torch
 from conftest import ROOT, TINY, cached, finish, flac, script, tone, tone_rows, write_rows
@@ -47,6 +48,18 @@ def torchrun(count, name, *flags, launcher=(), check=True):
 
 
 @pytest.fixture(scope="module")
+def as_ranks():
+    """Ranks as torchrun starts them, without its start: -> what they print and say of errors."""
+    server = forks.server()
+
+    def run(count, name, *flags, home):
+        flags = [str(flag) for flag in (*flags, "--checkpoint", TINY, "--device", "cpu")]
+        return forks.as_ranks(server, count, name, flags, home)
+
+    return run
+
+
+@pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
     """Three files of 1, 20 and 3 rows in row groups of 5; one row is broken and one has no label."""
     folder = tmp_path_factory.mktemp("uneven") / "data"
@@ -68,10 +81,11 @@ def without_times(path):
 
 
 @pytest.mark.parametrize("count", [3])
-def test_ranks_change_nothing(uneven, tmp_path, count):
+def test_ranks_change_nothing(uneven, as_ranks, tmp_path, count):
     flags = ["--parquet-dir", uneven, "--epochs", 2]
     script("train_hyperbolic_clap.py", *flags, "--cache-dir", tmp_path / "c1", "--output-dir", tmp_path / "o1")
-    torchrun(count, "train_hyperbolic_clap.py", *flags, "--cache-dir", tmp_path / "c", "--output-dir", tmp_path / "o")
+    flags += ["--cache-dir", tmp_path / "c", "--output-dir", tmp_path / "o"]
+    as_ranks(count, "train_hyperbolic_clap.py", *flags, home=tmp_path)
     for name in ("projection_epoch_1.pth", "projection_epoch_2.pth"):
         assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "o1" / name).read_bytes()
     assert without_times(tmp_path / "o" / "setup.json") == without_times(tmp_path / "o1" / "setup.json")
@@ -79,19 +93,18 @@ def test_ranks_change_nothing(uneven, tmp_path, count):
     assert cached(tmp_path / "c") == cached(tmp_path / "c1")
 
 
-def test_testing_with_more_ranks_than_files_and_a_limit(uneven, tmp_path):
+def test_testing_with_more_ranks_than_files_and_a_limit(uneven, as_ranks, tmp_path):
     flags = ["--parquet-dir", uneven, "--num-samples", 5]
     script("test_clap_modelscope.py", *flags, "--cache-dir", tmp_path / "c1", "--output-json", tmp_path / "one.json")
-    done = torchrun(
-        4, "test_clap_modelscope.py", *flags, "--cache-dir", tmp_path / "c4", "--output-json", tmp_path / "four.json"
-    )
+    flags += ["--cache-dir", tmp_path / "c4", "--output-json", tmp_path / "four.json"]
+    printed, errors = as_ranks(4, "test_clap_modelscope.py", *flags, home=tmp_path)
     one, four = without_times(tmp_path / "one.json"), without_times(tmp_path / "four.json")
     assert one == four
     assert [entry["sample_id"] for entry in four["predictions"]] == [0, 1, 3, 4, 5]
     assert four["test_info"]["clips"]["skipped"]["undecodable audio"] == {"count": 1, "first": ["tone2"]}
     assert cached(tmp_path / "c4") == cached(tmp_path / "c1")
-    assert done.stdout.count("results: ") == 1, "one log"
-    assert done.stderr.count("embedding: 0clip") == 1, "one bar"
+    assert printed.count("results: ") == 1, "one log"
+    assert errors.count("embedding: 0clip") == 1, "one bar"
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""Entry scripts as processes forked from one that has loaded everything: a real start takes seconds of imports."""
+
+import functools
+import importlib
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tqdm
+from conftest import ROOT
+
+PRELOADED = ["torch.distributed", "transformers.models.clap.modeling_clap", "soxr", "pandas", "sklearn.metrics"]
+PRELOADED += ["training.loop", "training.run_folder", "training.trackers", "training.calibration", "embedding.clips"]
+PRELOADED += ["embedding.folder", "results.evaluation", "forks"]
+
+
+@functools.cache
+def server():
+    """The context whose processes are forks. One server serves the whole of the tests' process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        first = start(context, len, ("",))
+        first.join()
+    return context
+
+
+def start(context, target, arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # each fork would import pytest's again
+        process = context.Process(target=target, args=arguments)
+        process.start()
+    return process
+
+
+def enter(name: str, argv: list[str], said: tuple[Path, Path], environment: dict[str, str], piece_rows: int = 256):
+    """In a fork: an entry script with small cache pieces, its output and its errors in two files."""
+    import CLAP.cache
+    from plumbing.run import run
+
+    CLAP.cache.PIECE_ROWS = piece_rows
+    os.environ.update(environment)
+    tqdm.tqdm.set_lock(threading.RLock())  # its own is shared between processes and outlives a kill
+    for path, descriptor in zip(said, (1, 2), strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), descriptor)
+    script = importlib.import_module(name.removesuffix(".py"))
+    sys.argv = [name, *argv]
+    sys.exit(run(script.main, script.parser().parse_args(argv)))
+
+
+def as_ranks(context, count: int, name: str, argv: list[str], home: Path, timeout: float = 60) -> tuple[str, str]:
+    """Run an entry script as torchrun would start its ranks; what they print and say of errors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    same = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    same |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": 0}
+    said = home / "stdout", home / "stderr"
+    ranks = []
+    try:
+        for rank in range(count):
+            environment = {key: str(value) for key, value in (same | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+            ranks.append(start(context, enter, (name, argv, said, environment)))
+        for process in ranks:
+            process.join(timeout)
+            assert process.exitcode == 0, said[0].read_text() + said[1].read_text()
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
+    return said[0].read_text(), said[1].read_text()
