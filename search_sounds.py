@@ -88,9 +88,9 @@ def check_queries(args: argparse.Namespace) -> None:
 def text_queries(args: argparse.Namespace, sources, head) -> dict:
     """{text: its (B, D) vectors}: one, or those of its branch."""
     from results.inner import branch_of
-    from results.ontology import Ontology
+    from results.ontology import audioset
 
-    tree = Ontology()
+    tree = audioset()
     branches = {text: (branch_of(text, tree) if args.branches else []) for text in args.query}
     for text, branch in branches.items():
         if branch:

@@ -48,9 +48,9 @@ def variants(executor, seeds, base, name, values, similarities=("hyperbolic", "c
 
 def depths():
     """The depth of each AudioSet class in the tree."""
-    from results.ontology import Ontology
+    from results.ontology import audioset
 
-    tree = Ontology()
+    tree = audioset()
     return tree.depth[tree.find(class_names())[0]]
 
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from results.files import AT_K, INNER, ORDER, RADII, SAME, Results
 from results.measures import Measures, match, paired_intervals
-from results.ontology import Ontology
+from results.ontology import audioset
 
 COUNTS = ("valid_samples", "total_samples", "wrong_top1", "inner_classes")
 
 
 def compare(files: list, args: argparse.Namespace) -> dict:
     """Results files, the baseline first -> the whole comparison as a JSON-able dict."""
-    tree = Ontology()
+    tree = audioset()
     notes = [note for file in files for note in file.notes]
     depths = [file.depth for file in files if file.depth]
     k = min(depths, default=0)

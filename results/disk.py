@@ -35,11 +35,11 @@ def draw_disk(args: argparse.Namespace):
     from matplotlib.patches import Circle
 
     from results.flatten import flatten
-    from results.ontology import Ontology
+    from results.ontology import audioset
 
     material, projector, text, audio = tangent_vectors(args)
     classes = material.classes
-    tree = Ontology()
+    tree = audioset()
     nodes, reason = tree.find(classes.names)
     if nodes is None:
         raise UserError(f"the disk shows AudioSet's tree, but {reason}")

@@ -23,7 +23,8 @@ def evaluate(material: Material, head: Head, top_k: int) -> tuple[dict[str, np.n
     scores = head.with_prototypes(head.compare(audio, text), material.audio, names).cpu().numpy()
     warn_if_alike(scores)
     best = scores.argmax(axis=1)
-    inner = inner_similarities(material, head, scores)
+    found, failed = grounded({"inner": lambda: inner_similarities(material, head, scores)})
+    inner = found["inner"] or {}
     figures, reasons = grounded({
         "similarity_stats": lambda: similarity_stats(scores),
         "metrics": lambda: metrics(scores, targets, top_k),
@@ -32,7 +33,8 @@ def evaluate(material: Material, head: Head, top_k: int) -> tuple[dict[str, np.n
         | {"way_to_root": way_to_root(head, audio, text, targets, names)},
     } | ({"calibration": lambda: calibration_metrics(head, scores, targets)} if head.trained else {}))
     listed = predictions(scores, material.rows, names, top_k)
-    return {"scores": scores, "targets": targets} | inner, figures | {"reasons": reasons, "predictions": listed}
+    figures |= {"reasons": failed | reasons, "predictions": listed}
+    return {"scores": scores, "targets": targets} | inner, figures
 
 
 def similarity_stats(scores: np.ndarray) -> dict:

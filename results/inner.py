@@ -12,7 +12,7 @@ import torch
 
 from embedding.folder import Material
 from results.files import INNER
-from results.ontology import Ontology
+from results.ontology import Ontology, audioset
 from training.heads import Head
 
 
@@ -39,7 +39,7 @@ def inner_similarities(material: Material, head: Head, scores: np.ndarray) -> di
 
     scores: the (N, M) similarities to the class list. {} where a class of it is not AudioSet's.
     """
-    tree = Ontology()
+    tree = audioset()
     nodes, _ = tree.find(material.classes.names)
     if nodes is None:
         return {}

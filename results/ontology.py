@@ -7,7 +7,7 @@ path (without it two branches would be infinitely far apart). A class with sever
 from __future__ import annotations
 
 import json
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,12 @@ class Ontology:
         return node
 
 
+@cache
+def audioset() -> Ontology:
+    """AudioSet's tree, built once for all figures of a run."""
+    return Ontology()
+
+
 def clip_counts(top1: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> dict[str, np.ndarray]:
     """What the hierarchical metrics add up, for each of N clips: (N,) float arrays.
 
@@ -115,7 +121,7 @@ def ontology_metrics(
     from_tree = ("wrong_top1", "wrong_top1_distance", *(f"hierarchical_{x}" for x in ("precision", "recall", "f1")))
     from_vectors = [f"{side}_{measure}_depth" for side in ("text", "audio") for measure in ("radius", "angle")]
     result: dict = dict.fromkeys((*from_tree, *from_vectors, "reason"))
-    tree = Ontology()
+    tree = audioset()
     nodes, result["reason"] = tree.find(names)
     if nodes is None:
         return result

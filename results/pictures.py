@@ -116,7 +116,7 @@ def draw_gains(args: argparse.Namespace):
 
     from results.compare import class_changes
     from results.measures import Measures, match
-    from results.ontology import Ontology
+    from results.ontology import audioset
 
     base, other = read_results(args.results, args.class_labels)
     if base.names != other.names:
@@ -125,7 +125,7 @@ def draw_gains(args: argparse.Namespace):
     valid = base.valid[rows_base]
     if not valid.any():
         raise UserError(f"{args.results[0]} and {args.results[1]} have no labelled clip in common")
-    k, tree = min(base.depth, other.depth), Ontology()
+    k, tree = min(base.depth, other.depth), audioset()
     pair = [Measures(file, rows[valid], k, tree) for file, rows in ((base, rows_base), (other, rows_other))]
     if any(m.hits is None for m in pair):
         raise UserError(f"{args.results[0]} or {args.results[1]} holds no predictions to compare")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from embedding.texts import embed_classes
 from embedding.timeline import embed_window, windows
 from results.inner import branch_of, log_sum_exp
-from results.ontology import Ontology
+from results.ontology import audioset
 from training.heads import Head
 
 
@@ -25,7 +25,7 @@ class Tagger:
             return head.text(embed_classes(some, encoder, cache, prompts))
 
         self.text = vectors(names)
-        tree = Ontology()
+        tree = audioset()
         below = {i: branch_of(name, tree) for i, name in enumerate(names)} if branches else {}
         self.branches = {i: vectors(members) for i, members in below.items() if members}
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from results import bootstrap
-from results.ontology import Ontology
+from results.ontology import Ontology, audioset
 from training.heads import Head
 
 STEPS = 24  # of a walk, the clip itself and the root included
@@ -85,7 +85,7 @@ def way_to_root(head: Head, audio: torch.Tensor, text: torch.Tensor, targets: np
     """
     kind = "geodesic to the origin" if head.similarity == "hyperbolic" else "cosine, to the mean text"
     figure = {"walk": kind, "steps": STEPS} | dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
-    tree = Ontology()
+    tree = audioset()
     nodes, figure["reason"] = tree.find(names)
     if nodes is None:
         return figure

@@ -14,7 +14,7 @@ from results.disk import disk_points
 from results.files import Results
 from results.flatten import evenly, flatten
 from results.measures import Measures, match
-from results.ontology import ROOT, Ontology
+from results.ontology import ROOT, Ontology, audioset
 from results.report.confidence import probabilities, reliability, risk_coverage
 from results.report.rebuild import Rebuilt, rebuild
 from results.report.sound import choose, sounds
@@ -49,7 +49,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     position = {name: i for i, name in enumerate(names)}
     place = [np.array([position.get(name, -1) for name in file.names]) for file in files]
     notes: list[str] = []
-    page = Page(files, comparison, matched(files, notes), names, place, [], Ontology(), notes)
+    page = Page(files, comparison, matched(files, notes), names, place, [], audioset(), notes)
     page.made_of = rebuild_all(files, notes)
     walks = [walked(page, f) for f in range(len(files))]
     return {
