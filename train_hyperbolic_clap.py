@@ -140,7 +140,8 @@ def main(args: argparse.Namespace) -> None:
     if material is None:
         return ranks.close()
 
-    train, validation = split_by_video(groups(sources.folder, material, args.split_by), args.train_ratio, args.seed)
+    together = groups(sources.folder, material.rows, args.split_by)
+    train, validation = split_by_video(together, args.train_ratio, args.seed)
     output.count(material, train, validation)
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
     audio, truth, text = (tensor.to(device) for tensor in material.tensors())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import csv
 import io
+import json
+import os
 import shlex
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from material import ROOT, machine, quiet
+from material import ROOT, machine, parse, quiet
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
 FLAT = 1e6
@@ -46,12 +50,21 @@ class Data:
         return fingerprint(self.text, *(x for folder in folders for x in (folder.audio, folder.targets)))[:16]
 
 
-def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: str = "video_id") -> Data:
-    """Embed the folders (from the user's cache where they are already)."""
+def open_encoder(checkpoint: str):
+    """A CLAP on the CPU and its cache, the user's own."""
     import torch
 
     from CLAP.cache import EmbeddingCache, default_folder
     from CLAP.encoder import Encoder
+
+    encoder = Encoder(checkpoint, torch.device("cpu"))
+    return encoder, EmbeddingCache(default_folder(), encoder.fingerprint)
+
+
+def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: str = "video_id") -> Data:
+    """Embed the folders (from the user's cache where they are already)."""
+    import torch
+
     from data import ParquetFolder
     from embedding.folder import reason_against
     from embedding.table import embed_rows
@@ -59,21 +72,63 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
     from plumbing.flags import CLASS_LABELS
     from plumbing.known import KnownFiles
     from reading.labels import ClassList
+    from training.groups import groups, require_column
 
     classes = ClassList.read(CLASS_LABELS)
-    encoder = Encoder(checkpoint, torch.device("cpu"))
-    cache = EmbeddingCache(default_folder(), encoder.fingerprint)
+    encoder, cache = open_encoder(checkpoint)
 
-    def embed(folder: Path) -> Folder:
+    def embed(folder: Path, column: str = "video_id") -> Folder:
         whole = ParquetFolder(folder, classes)
+        require_column(whole, column)
         rows, audio, *_ = embed_rows(whole, KnownFiles(None), (0, whole.num_rows), encoder, cache, reason_against)
-        return Folder(audio, torch.from_numpy(rows.targets), rows.videos)
+        return Folder(audio, torch.from_numpy(rows.targets), groups(whole, rows, column))
 
     return Data(
-        embed(train_dir),
+        embed(train_dir, split_by),
         {name: embed(folder) for name, folder in measured.items()},
         embed_classes(classes.names, encoder, cache),
     )
+
+
+def command_line(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
+    """The flags that all of these tables take, and some of their own; one thread for each product of the workers."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    args = parse(
+        doc,
+        ("--train-dir", {"type": Path, "required": True}),
+        ("--eval-dir", {"type": Path, "required": True}),
+        ("--other-dir", {"type": Path, "default": None, "help": "a folder of another origin"}),
+        ("--checkpoint", {"default": str(ROOT / "CLAP" / "tiny")}),
+        ("--split-by", {"default": "video_id", "help": "column whose values stay on one side of the training split"}),
+        ("--work-dir", {"type": Path, "default": Path("geometry"), "help": "what is done is kept here"}),
+        ("--output-dir", {"type": Path, "default": ROOT / "docs" / "results", "help": "the tables"}),
+        ("--workers", {"type": int, "default": os.cpu_count()}),
+        *flags,
+    )
+    args.folders = {"eval": args.eval_dir} | ({"other": args.other_dir} if args.other_dir else {})
+    return args
+
+
+def open_data(args: argparse.Namespace) -> tuple[Data, str]:
+    """What the flags of command_line ask for, and the name by which finished work of it is known again."""
+    with quiet():
+        data = load(args.train_dir, args.folders, args.checkpoint, args.split_by)
+    return data, data.fingerprint() + ("" if args.split_by == "video_id" else f" by {args.split_by}")
+
+
+def rows_kept(path: Path, name: str, wanted: bool, work: Callable[[], list[list]]) -> list[list]:
+    """Rows that lie in a file already, or else what `work` makes if it is wanted; sys.exit if made of other data."""
+    from plumbing.files import write_json
+
+    if not path.exists():
+        if not wanted:
+            return []
+        write_json(path, {"data": name, "rows": work()})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["data"] != name:
+        sys.exit(f"{path} was made of other data; give another --work-dir")
+    return content["rows"]
 
 
 def initialise(data: Data) -> None:
@@ -120,11 +175,18 @@ class Run:
     scores: dict
 
 
-def fit(settings, change=None) -> Run:
-    """One training run as the training script makes it: the epoch with the lowest validation loss counts.
+def best(trainer):
+    """Train to the end -> (projector, logit scale) of the epoch that the script keeps: the lowest validation loss."""
+    lowest, found = None, None
+    with quiet():
+        for record in trainer.epochs():
+            if lowest is None or record["val_loss"] < lowest:
+                lowest, found = record["val_loss"], copy.deepcopy((trainer.projector, trainer.scale))
+    return found
 
-    change: called with the trainer before it starts. A run whose loss is not finite has metrics of 0.
-    """
+
+def fit(settings) -> Run:
+    """One training run as the training script makes it. A run whose loss is not finite has metrics of 0."""
     import numpy as np
     import torch
 
@@ -134,21 +196,15 @@ def fit(settings, change=None) -> Run:
 
     train, validation = split_by_video(DATA.train.sources, 0.8, settings.seed)
     trainer = Trainer(settings, DATA.train.audio, DATA.train.targets, DATA.text, train, validation)
-    if change is not None:
-        change(trainer)
-    best, kept = None, None
     try:
-        with quiet():
-            for record in trainer.epochs():
-                if best is None or record["val_loss"] < best["val_loss"]:
-                    best, kept = record, copy.deepcopy(trainer.projector)
+        projector, _ = best(trainer)
     except UserError:
         return Run(np.zeros(4), {name: np.zeros(4) for name in DATA.measured}, {})
     with torch.no_grad():
-        chosen = four(kept(DATA.train.audio[validation], DATA.text).numpy(), DATA.train.targets[validation].numpy())
-        scores = {name: kept(folder.audio, DATA.text).numpy() for name, folder in DATA.measured.items()}
+        seen = projector(DATA.train.audio[validation], DATA.text).numpy()
+        scores = {name: projector(folder.audio, DATA.text).numpy() for name, folder in DATA.measured.items()}
     metrics = {name: four(scores[name], folder.targets.numpy()) for name, folder in DATA.measured.items()}
-    return Run(chosen, metrics, scores)
+    return Run(four(seen, DATA.train.targets[validation].numpy()), metrics, scores)
 
 
 def untrained(dim: int, name: str):
@@ -180,12 +236,13 @@ def resampled(scores, name: str):
 
 
 def difference(first, second):
-    """Draws (S, RESAMPLES, 4) of two sides -> (2, 4): the 95 % interval of second - first over clips and seeds."""
+    """Draws (S, B, 4) of two sides -> (2, 4): the 95 % interval of second - first over clips and seeds."""
     import numpy as np
 
     drawn = second - first
-    seeds = np.random.default_rng(1).integers(len(drawn), size=(RESAMPLES, len(drawn)))
-    mixed = np.stack([drawn[seeds[:, s], np.arange(RESAMPLES)] for s in range(len(drawn))]).mean(0)
+    count, resamples = drawn.shape[:2]
+    seeds = np.random.default_rng(1).integers(count, size=(resamples, count))
+    mixed = np.stack([drawn[seeds[:, s], np.arange(resamples)] for s in range(count)]).mean(0)
     return np.percentile(mixed, [2.5, 97.5], axis=0)
 
 

@@ -19,25 +19,24 @@ where it did not choose. About 35 minutes on 2 cores for all cells.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 from geometry_runs import (
     DIFFERENCE_COLUMNS,
     METRICS,
     SEEDS,
+    command_line,
     difference_cells,
-    load,
+    open_data,
     pool,
     resampled,
     untrained,
     write_csv,
 )
 from geometry_search import ROUTES, SIDES, Cell, cell_path, flags, search, trials
-from material import ROOT, parse, print_table, quiet
+from material import print_table
 
 DIMS = (512, 64, 16, 8, 4, 2)
 LOSSES = ("sigmoid", "softmax")
@@ -169,10 +168,8 @@ def trial_rows(found: dict, measured: list[str]) -> list[list]:
 
 
 def main(args) -> None:
-    with quiet():
-        folders = {"eval": args.eval_dir} | ({"other": args.other_dir} if args.other_dir else {})
-        data = load(args.train_dir, folders, args.checkpoint)
-    measured, name = list(folders), data.fingerprint()
+    data, name = open_data(args)
+    measured = list(args.folders)
     with pool(data, args.workers) as executor:
         cells(args, name)  # whether what is there belongs to this data
         search_all(args, executor, measured, name)
@@ -195,19 +192,10 @@ def main(args) -> None:
 
 
 if __name__ == "__main__":
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")  # for numpy's products in the workers
     main(
-        parse(
+        command_line(
             __doc__,
-            ("--train-dir", {"type": Path, "required": True}),
-            ("--eval-dir", {"type": Path, "required": True}),
-            ("--other-dir", {"type": Path, "default": None}),
-            ("--checkpoint", {"default": str(ROOT / "CLAP" / "tiny")}),
-            ("--work-dir", {"type": Path, "default": Path("geometry"), "help": "the searched cells"}),
-            ("--output-dir", {"type": Path, "default": ROOT / "docs" / "results", "help": "the tables"}),
             ("--dims", {"type": int, "nargs": "+", "default": DIMS, "choices": DIMS}),
             ("--loss", {"nargs": "+", "default": LOSSES, "choices": LOSSES}),
-            ("--workers", {"type": int, "default": os.cpu_count()}),
         )
     )

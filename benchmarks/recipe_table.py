@@ -11,27 +11,26 @@ do not change how it goes. About 3 minutes.
 from __future__ import annotations
 
 import copy
-import json
-import os
-import sys
 from dataclasses import replace
+from functools import partial
 from itertools import product
-from pathlib import Path
 
 import geometry_runs
 from geometry_runs import (
     DIFFERENCE_COLUMNS,
     METRICS,
     SEEDS,
+    command_line,
     difference_cells,
     four,
-    load,
+    open_data,
     pool,
     resampled,
+    rows_kept,
     write_csv,
 )
 from geometry_search import SIDES
-from material import ROOT, parse, quiet
+from material import quiet
 
 AVERAGES = (0.0, 0.25, 0.5, 0.75)
 PROTOTYPES = (0.0, 0.05, 0.1, 0.2, 0.4)
@@ -123,39 +122,14 @@ def search(executor, side: str, folders: dict) -> list[list]:
 
 
 def main(args) -> None:
-    from plumbing.files import write_json
-
-    folders = {"eval": args.eval_dir} | ({"other": args.other_dir} if args.other_dir else {})
-    with quiet():
-        data = load(args.train_dir, folders, args.checkpoint)
-    rows, name = [], data.fingerprint()
+    (data, name), rows = open_data(args), []
     with pool(data, args.workers) as executor:
         for side in SIDES:
-            path = args.work_dir / f"recipes_{side}.json"
-            if not path.exists() and side in args.sides:
-                write_json(path, {"data": name, "rows": search(executor, side, folders)})
-            if path.exists():
-                content = json.loads(path.read_text(encoding="utf-8"))
-                if content["data"] != name:
-                    sys.exit(f"{path} was made of other data; give another --work-dir")
-                rows += content["rows"]
+            path, work = args.work_dir / f"recipes_{side}.json", partial(search, executor, side, args.folders)
+            rows += rows_kept(path, name, side in args.sides, work)
     header = ["side", "recipe", "A", "B", "measured on", *(f"{m}{end}" for m in METRICS for end in ("", " std"))]
     write_csv(args.output_dir / "recipes.csv", [*header, *(f"gain {c}" for c in DIFFERENCE_COLUMNS)], rows)
 
 
 if __name__ == "__main__":
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")  # for numpy's products in the workers
-    main(
-        parse(
-            __doc__,
-            ("--train-dir", {"type": Path, "required": True}),
-            ("--eval-dir", {"type": Path, "required": True}),
-            ("--other-dir", {"type": Path, "default": None}),
-            ("--checkpoint", {"default": str(ROOT / "CLAP" / "tiny")}),
-            ("--work-dir", {"type": Path, "default": Path("geometry"), "help": "finished similarities"}),
-            ("--sides", {"nargs": "+", "default": tuple(SIDES), "choices": tuple(SIDES)}),
-            ("--output-dir", {"type": Path, "default": ROOT / "docs" / "results"}),
-            ("--workers", {"type": int, "default": os.cpu_count()}),
-        )
-    )
+    main(command_line(__doc__, ("--sides", {"nargs": "+", "default": tuple(SIDES), "choices": tuple(SIDES)})))

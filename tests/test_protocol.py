@@ -23,10 +23,10 @@ class Inline:
     def __init__(self):
         self.calls = []
 
-    def submit(self, work, *given):
+    def submit(self, work, *given, **named):
         self.calls.append((work.__name__, given))
         future = Future()
-        future.set_result(work(*given))
+        future.set_result(work(*given, **named))
         return future
 
 

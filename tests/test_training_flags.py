@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,8 +156,7 @@ def test_a_split_by_a_column_keeps_each_value_on_one_side(sourced, tmp_path):
     assert clips["train"] + clips["validation"] == 24
     folder = ParquetFolder(sourced, ClassList.read(CLASS_LABELS))
     rows = columns(list(folder), folder.classes)
-    material = SimpleNamespace(rows=rows.take(np.arange(3, 24)))
-    found = groups(folder, material, "source").tolist()
+    found = groups(folder, rows.take(np.arange(3, 24)), "source").tolist()
     values = [f"s{i % 6}" if i not in (5, 11) else i for i in range(3, 24)]
     assert found == [list(dict.fromkeys(values)).index(value) for value in values]
     done = script(TRAIN, *flags, "--resume", check=False)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import UNREADABLE, ParquetFolder
-from embedding.folder import Material
 from plumbing.errors import UserError, first_line
+from reading.rows import Rows
 
 VIDEO = "video_id"
 
@@ -29,14 +29,14 @@ def require_column(folder: ParquetFolder, column: str) -> None:
             raise UserError(f"--split-by {column}: in {file} that column is {first_line(kind)}, expected plain values")
 
 
-def groups(folder: ParquetFolder, material: Material, column: str) -> np.ndarray:
+def groups(folder: ParquetFolder, rows: Rows, column: str) -> np.ndarray:
     """(N,) int: equal for the used clips that have one value in the column; without a value a clip stands for itself.
 
     UserError if fewer than two values are left to split by.
     """
     if column == VIDEO:
-        return material.rows.videos
-    values, first, numbers = [], 0, material.rows.sample_ids
+        return rows.videos
+    values, first, numbers = [], 0, rows.sample_ids
     for file, count in folder.rows_of.items():
         wanted = numbers[(first <= numbers) & (numbers < first + count)] - first
         if len(wanted):
