@@ -128,9 +128,15 @@ def script(name: str, *flags, check: bool = True, cwd: Path | None = None) -> Si
     for flag, value in (("--checkpoint", TINY), ("--device", "cpu")):
         if flag not in flags:
             flags += [flag, str(value)]
+    return here(name, *flags, check=check, cwd=cwd)
+
+
+def here(name: str, *flags, check: bool = True, cwd: Path | None = None) -> SimpleNamespace:
+    """Run any of the project's scripts in this process, with these flags alone."""
     stdout, stderr, code, before = io.StringIO(), io.StringIO(), 0, Path.cwd()
-    arguments, sys.argv = sys.argv, [str(ROOT / name), *flags]
+    arguments, sys.argv = sys.argv, [str(ROOT / name), *map(str, flags)]
     os.chdir(cwd or before)
+    sys.path.insert(0, str((ROOT / name).parent))  # as Python does
     try:
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             runpy.run_path(str(ROOT / name), run_name="__main__")
@@ -138,6 +144,7 @@ def script(name: str, *flags, check: bool = True, cwd: Path | None = None) -> Si
         code = stop.code
     finally:
         sys.argv = arguments
+        sys.path.pop(0)
         os.chdir(before)
     done = SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
     if check:

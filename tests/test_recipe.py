@@ -3,20 +3,18 @@
 import json
 import re
 import shlex
-import sys
 
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from conftest import ROOT, finish, script, tone
+from conftest import ROOT, here, script, tone
 
 from data import ParquetFolder, decode
 from reading.labels import ClassList
 
 
 def recipe(*flags):
-    command = [sys.executable, ROOT / "demo" / "wav_folder_to_parquet.py", *flags]
-    return finish(command)
+    return here("demo/wav_folder_to_parquet.py", *flags, check=False)
 
 
 @pytest.fixture
@@ -73,9 +71,7 @@ def test_the_worked_example_of_the_readme_runs(tmp_path):
         if name.startswith(("train_", "test_")):
             done = script(name, *flags, "--cache-dir", tmp_path / "cache", cwd=tmp_path)
         else:
-            command = [str(part) for part in (sys.executable, ROOT / name, *flags)]
-            done = finish(command, 300, cwd=tmp_path)
-            assert done.returncode == 0, done.stderr
+            done = here(name, *flags, cwd=tmp_path)
         outputs[name] = done.stdout
     mine = tmp_path / "demo" / "out" / "mine"
     assert len(list((tmp_path / "demo" / "out" / "sounds" / "audio").glob("*.wav"))) == 200
