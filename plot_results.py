@@ -9,7 +9,9 @@
 
     python plot_results.py similarities results_original.json results_hyperbolic.json --output similarities.png
 
-gains and similarities read what the test scripts wrote with --save-scores.
+    python plot_results.py reliability results_hyperbolic.json --output reliability.png
+
+gains, similarities and reliability read what the test scripts wrote with --save-scores.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from plumbing.files import write_atomic
 from plumbing.flags import Parser, add_shared_flags, at_least
 from plumbing.run import run
 from results.disk import draw_disk
-from results.pictures import draw_gains, draw_losses, draw_similarities
+from results.pictures import draw_gains, draw_losses, draw_reliability, draw_similarities
 
 DPI = 200  # twice the 880 pixels of a README's width
 COLOURS = 128  # of a PNG: with a palette it is a third as large
@@ -47,9 +49,11 @@ def parser() -> Parser:
     gains.add_argument("--min-clips", type=at_least(1), default=3, help="leave out rarer classes (default: 3)")
     similar = kinds.add_parser("similarities", help="positives against negatives", doc=draw_similarities.__doc__)
     similar.add_argument("results", type=Path, nargs="+", help="results JSON files with stored scores")
-    for kind in (gains, similar):
+    reliable = kinds.add_parser("reliability", help="probabilities against what is true", doc=draw_reliability.__doc__)
+    reliable.add_argument("results", type=Path, nargs="+", help="results JSON files of trained heads, with scores")
+    for kind in (gains, similar, reliable):
         kind.add_argument("--class-labels", type=Path, default=None, help="of files that do not name their classes")
-    for kind in (losses, disk, gains, similar):
+    for kind in (losses, disk, gains, similar, reliable):
         kind.add_argument("--output", type=Path, required=True, help="the .png to write (.svg and .pdf work too)")
     return parser
 
@@ -72,7 +76,8 @@ def main(args: argparse.Namespace) -> None:
         "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "legend.frameon": False, "svg.hashsalt": "0",
     }
-    draw = {"losses": draw_losses, "disk": draw_disk, "gains": draw_gains, "similarities": draw_similarities}
+    draw = {"losses": draw_losses, "disk": draw_disk, "gains": draw_gains, "similarities": draw_similarities,
+            "reliability": draw_reliability}  # fmt: skip
     figure = draw[args.picture](args)
     write_atomic(args.output, lambda temporary: save(figure, temporary, args.output.suffix[1:].lower()))
     log.info("%s", args.output)

@@ -1,4 +1,4 @@
-"""The pictures of plot_results.py: losses by epoch, changes by class, similarities. Each returns a figure."""
+"""The pictures of plot_results.py: losses by epoch, changes by class, similarities, reliability; each a figure."""
 
 from __future__ import annotations
 
@@ -192,4 +192,65 @@ def draw_similarities(args: argparse.Namespace):
         "Densities of all clip-class pairs, each group with area 1; thin vertical lines are medians. The scales differ "
         "between panels. What can be compared is the overlap: the ROC area is the chance that a random positive pair "
         "is more similar than a random negative one."))
+    return figure
+
+
+def head_of(file):
+    """The trained head that a results file names, on the CPU; UserError if there is none or it has become another."""
+    import torch
+
+    from results.report.rebuild import find
+    from training.exported import sha256
+    from training.heads import Head
+
+    model = file.info["model"]
+    if not isinstance(model.get("projection_checkpoint"), str):
+        raise UserError(f"{file.path} is not of a trained head, and a plain cosine is no probability")
+    head = Head(find(model["projection_checkpoint"], file.path), torch.device("cpu"))
+    if model.get("projection_sha256") not in (None, sha256(head.content)):
+        raise UserError(f"{head.path} is no longer the head that {file.path} was tested with")
+    return head
+
+
+def draw_reliability(args: argparse.Namespace):
+    """How often the most probable class is true against its probability, before and after calibration.
+
+    One panel for each results file of a trained head, tested with --save-scores; the head itself is read for its logit
+    scale, bias and calibration.
+
+    python plot_results.py reliability results_cosine.json results_hyperbolic.json --output reliability.png
+    """
+    from matplotlib.figure import Figure
+
+    from results.report.confidence import reliability
+
+    files = read_results(args.results, args.class_labels)
+    for file in files:
+        if file.scores is None:
+            raise UserError(f"{file.path} has no stored similarities; run the test script with --save-scores")
+        if not file.valid.any():
+            raise UserError(f"{file.path} has no labelled clip")
+    heads = [head_of(file) for file in files]
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
+    panels = figure.subplots(1, len(files), squeeze=False, sharey=True)[0]
+    for axes, file, head in zip(panels, files, heads, strict=True):
+        best = file.scores[file.valid].argmax(axis=1)[:, None]
+        top, right = (x[file.valid][range(len(best)), best[:, 0]] for x in (file.scores, file.targets))
+        axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1.2)
+        kinds = [("before", ORANGE, "--", "s"), ("after", BLUE, "-", "o")][: 2 if head.calibration else 1]
+        for name, colour, style, mark in kinds:
+            found = reliability(head.probability(top, name == "after"), right)
+            x, y, low, high = ([b[key] for b in found["bins"]] for key in ("probability", "right", "low", "high"))
+            axes.vlines(x, low, high, color=colour, linewidth=1)
+            axes.plot(x, y, color=colour, linestyle=style, marker=mark, markersize=4.5, linewidth=1.6,
+                      label=f"{name} calibration: error {found['error']:.3f}")
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability of the most probable class")
+        axes.set_title(f"{file.label}: {len(best)} clips", fontsize=11)
+        axes.legend(loc="upper left", fontsize=9)
+    panels[0].set_ylabel("share of clips where it is true")
+    caption(figure, (
+        "Ten bins of equally many clips with 95 % intervals (Wilson); on the dotted line a probability means what it "
+        "says. The error is the mean gap over these bins. Before: the sigmoid of the trained logits; after: scaled as "
+        "the validation clips of the training asked." + ("" if all(head.calibration for head in heads) else
+        " A head with one curve holds no calibration.")))  # fmt: skip
     return figure

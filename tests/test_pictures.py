@@ -26,12 +26,16 @@ def quick_fit(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with data, a hyperbolic and a cosine training of two epochs."""
+    """A folder with data, a hyperbolic and a cosine training of two epochs, each tested with scores."""
     home = tmp_path_factory.mktemp("pictured")
     write_rows(home / "data", tone_rows(12))
-    for similarity in ("hyperbolic", "cosine"):
-        script("train_hyperbolic_clap.py", "--parquet-dir", home / "data", "--cache-dir", home / "cache", "--epochs", 2,
-               "--similarity", similarity, "--output-dir", home / similarity)
+    data = ("--parquet-dir", home / "data", "--cache-dir", home / "cache")
+    for similarity, more in (("hyperbolic", ("--use-hyperbolic",)), ("cosine", ())):
+        script("train_hyperbolic_clap.py", *data, "--epochs", 2, "--similarity", similarity,
+               "--output-dir", home / similarity)
+        best = next((home / similarity).glob("best_*.pth"))
+        script("test_clap_modelscope.py", *data, *more, "--projection-checkpoint", best, "--save-scores",
+               home / f"{similarity}.safetensors", "--output-json", home / f"results_{similarity}.json")
     return home
 
 
@@ -58,10 +62,11 @@ def flags_of(kind, trained, results):
                  "cpu", "--projection-checkpoint", next((trained / "hyperbolic").glob("best_*.pth"))),
         "gains": results[:2],
         "similarities": results[:2],
+        "reliability": [trained / f"results_{similarity}.json" for similarity in ("hyperbolic", "cosine")],
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["losses", "disk", "gains", "similarities"])
+@pytest.mark.parametrize("kind", ["losses", "disk", "gains", "similarities", "reliability"])
 def test_every_picture_in_every_form(kind, trained, results, tmp_path):
     from PIL import Image
 
@@ -185,6 +190,59 @@ def test_similarities_show_every_pair_once(trained, results):
     pairs = [(p, n) for p in file.scores[file.targets] for n in file.scores[~file.targets & file.valid[:, None]]]
     area = np.mean([(p > n) + (p == n) / 2 for p, n in pairs])
     assert figure.axes[0].get_title() == f"a: ROC area {area:.3f}"
+
+
+def test_reliability_shows_the_bins_of_the_report(trained, results):
+    """Before and after calibration, as the head and the results file have them; the one function counts."""
+    from results.files import read
+    from results.report.confidence import reliability
+    from training.heads import Head
+
+    paths = flags_of("reliability", trained, results)
+    figure = figure_of("reliability", trained, results)
+    for axes, path, similarity in zip(figure.axes, paths, ("hyperbolic", "cosine"), strict=True):
+        file = read(path, similarity, None, path)
+        head = Head(next((trained / similarity).glob("best_*.pth")), "cpu")
+        lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+        every = head.probability(file.scores), head.probability(file.scores, calibrated=False)
+        for name, found in zip(("after", "before"), every, strict=True):
+            best = found.argmax(axis=1)
+            right = file.targets[np.arange(len(best)), best]
+            wanted = reliability(found.max(axis=1), right)
+            drawn = lines[f"{name} calibration: error {wanted['error']:.3f}"]
+            assert drawn == pytest.approx(np.array([[b["probability"], b["right"]] for b in wanted["bins"]]))
+        assert axes.get_title() == f"{similarity}: 12 clips"
+
+
+def test_reliability_without_calibration_or_head(trained, results, tmp_path):
+    """An older checkpoint has one curve; a head that is gone, changed or plain cosine is said in one sentence."""
+    import torch
+
+    from training.exported import sha256
+
+    path = trained / "results_hyperbolic.json"
+    content = torch.load(next((trained / "hyperbolic").glob("best_*.pth")), weights_only=True)
+    del content["calibration"]
+    torch.save(content, tmp_path / "old.pth")
+    (tmp_path / "hyperbolic.safetensors").write_bytes((trained / "hyperbolic.safetensors").read_bytes())
+
+    def older(name, **model):
+        def change(content):
+            content["model_info"] |= {"projection_checkpoint": "old.pth"} | model
+
+        return changed(path, tmp_path / name, change)
+
+    old = older("old.json", projection_sha256=sha256(content))
+    figure = plot_results.draw_reliability(plot_results.parser().parse_args(["reliability", str(old), "--output", "x"]))
+    assert figure.axes[0].get_legend_handles_labels()[1][0].startswith("before calibration: error")
+    assert len(figure.axes[0].lines) == 2 and "A head with one curve holds no calibration" in captions(figure)
+    out = ("--output", tmp_path / "x.png")
+    other = older("other.json", projection_sha256="0" * 64)
+    assert "is no longer the head that" in refused("reliability", other, *out)
+    gone = older("gone.json", projection_checkpoint="gone.pth")
+    assert "gone.pth" in refused("reliability", gone, *out)
+    assert "is not of a trained head" in refused("reliability", results[0], *out)
+    assert "has no stored similarities" in refused("reliability", results[2], *out)
 
 
 def refused(*flags):
