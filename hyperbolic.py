@@ -20,10 +20,20 @@ BLOCK = 2**18  # pairs of one row block; 2 MiB per float64 temporary
 LOG2 = math.log(2)
 
 
+def _blind(x):
+    """Whether a look at the values of x would wait for its device, so that no branch may depend on them."""
+    return x.is_cuda
+
+
 def _curvature(c):
-    """c as a 0-d float64 tensor, still attached to the graph; ValueError unless it is finite and positive."""
+    """c as a 0-d float64 tensor, still attached to the graph; ValueError unless it is finite and positive.
+
+    A c that lies on CUDA is not looked at: if it is no good, distances are nan.
+    """
     if isinstance(c, torch.Tensor) and c.ndim:
         raise ValueError(f"c must be a number or a 0-d tensor, got a tensor of shape {tuple(c.shape)}")
+    if isinstance(c, torch.Tensor) and _blind(c):
+        return c.double()
     value = c.item() if isinstance(c, torch.Tensor) else float(c)
     if not 0 < value < math.inf:
         raise ValueError(f"c, the squared radius of the ball, must be positive and finite, got {value}")
@@ -116,8 +126,7 @@ def tangent_pairwise_distance(u, v, c):
     Shapes (N, D), (M, D) -> (N, M), in units where d(0, expmap0(v)) = 2|v|. ValueError for a bad c or shape.
 
     Works in row blocks and never holds an (N, M, D) tensor. Equal rows give exactly 0 with gradient 0.
-    On CUDA each block waits for the device three times, where branches depend on the data.
-    First derivatives only.
+    On CUDA no branch depends on the data, so nothing waits for the device. First derivatives only.
     """
     _check(u, v, ndim=2)
     curvature = _curvature(c)
@@ -151,7 +160,7 @@ def _row_blocks(u, v, radius, slopes=None):
 
     With t = d/R: sinh(a-b)/sinh(t), T = sinh(a) sinh(b)/sinh(t) and T (1 - cos(theta)). slopes: _lengths of v.
     """
-    v = v.double()
+    v, blind = v.double(), _blind(v)
     length_v, b = slopes or _lengths(v, radius)
     size = 16 * max(1, BLOCK // 16 // max(len(v), 1))
     for start in range(0, len(u), size):
@@ -161,13 +170,7 @@ def _row_blocks(u, v, radius, slopes=None):
         # BLAS rounds the last rows of a product differently if they do not fill its tile of 4
         block = torch.nn.functional.pad(block, (0, 0, 0, -count % 4))
         length_u, a = (x[:, None] for x in _lengths(block, radius))
-        sin2 = ((block / length_u) @ v.T).div_(length_v).neg_().add_(1).mul_(0.5)
-        sin2.clamp_(min=0)  # sqrt of a negative where rounding gives cos > 1
-        near = (sin2 < NEAR).nonzero()
-        for k in range(0, len(near), 2048):
-            i, j = near[k : k + 2048].T
-            chord = block[i] / length_u[i] - v[j] / length_v[j, None]
-            sin2[i, j] = chord.square_().sum(-1) / 4
+        sin2 = (_by_differences if blind else _by_product)(block, length_u, v, length_v)
         gap = a - b
         half = (gap / 2).sinh_()
         total = (a.sinh() * sin2).mul_(b.sinh()).add_(half.square())
@@ -179,7 +182,7 @@ def _row_blocks(u, v, radius, slopes=None):
             scale = (0.5 / root / cosh).where(total > 0, 0)
             radial = half * half.square().add_(1).sqrt_() * scale * 2
             turn = a.sinh() * b.sinh() * scale
-        if (a > 300).any() or (b > 300).any():  # sinh overflows at 710: far out x is log(2 sinh(x))
+        if blind or (a > 300).any() or (b > 300).any():  # sinh overflows at 710: far out x is log(2 sinh(x))
             near, log, span = a + b <= 600, _log_sinh(a) + _log_sinh(b), gap.abs()
             log_total = torch.logaddexp(2 * _log_sinh(span / 2), log + sin2.log())
             angle = angle.where(near, (log_total + 2 * LOG2).maximum(span))  # |a-b| is exact on one ray
@@ -191,6 +194,24 @@ def _row_blocks(u, v, radius, slopes=None):
             yield rows, *(x[:count] for x in (angle, radial, turn, turn * sin2 * 2, length_u))
         else:
             yield rows, angle[:count]
+
+
+def _by_product(u, length_u, v, length_v):
+    """sin^2(theta/2) of every two rows: a matrix product, and again by differences the few pairs that it rounds off."""
+    sin2 = ((u / length_u) @ v.T).div_(length_v).neg_().add_(1).mul_(0.5)
+    sin2.clamp_(min=0)  # sqrt of a negative where rounding gives cos > 1
+    near = (sin2 < NEAR).nonzero()
+    for k in range(0, len(near), 2048):
+        i, j = near[k : k + 2048].T
+        chord = u[i] / length_u[i] - v[j] / length_v[j, None]
+        sin2[i, j] = chord.square_().sum(-1) / 4
+    return sin2
+
+
+def _by_differences(u, length_u, v, length_v):
+    """The same of all pairs by differences: more arithmetic, which a GPU does sooner than it tells which are near."""
+    units = u / length_u, v / length_v[:, None]
+    return torch.cdist(*units, compute_mode="donot_use_mm_for_euclid_dist").square_().div_(4)
 
 
 def _log_sinh(x):
@@ -227,8 +248,10 @@ class _TangentDistance(torch.autograd.Function):
         self_v = (2 * along_b + twist.sum(0) * radius / length_v) / length_v
         grad_u = (cross @ v).addcmul_(u, self_u[:, None])
         grad_v = (cross.T @ u).addcmul_(v, self_v[:, None])
-        grad_c = ((grad * angle).sum() - a @ along_a - b @ along_b) / (2 * radius)
-        return grad_u.to(ctx.dtypes[0]), grad_v.to(ctx.dtypes[1]), grad_c.to(c.device)
+        grad_c = None
+        if ctx.needs_input_grad[2]:
+            grad_c = (((grad * angle).sum() - a @ along_a - b @ along_b) / (2 * radius)).to(c.device)
+        return grad_u.to(ctx.dtypes[0]), grad_v.to(ctx.dtypes[1]), grad_c
 
 
 class HyperbolicProjector(torch.nn.Module):
@@ -261,8 +284,8 @@ class HyperbolicProjector(torch.nn.Module):
 
     @property
     def c(self):
-        """The squared radius of the ball: a float, or a 0-d tensor while it is learned."""
-        if self.log_c_change.requires_grad:
+        """The squared radius of the ball: a float, or a 0-d tensor while it is learned or lies on CUDA."""
+        if self.log_c_change.requires_grad or _blind(self.log_c_change):
             return self.base_c * self.log_c_change.exp()
         return self.base_c * math.exp(self.log_c_change.item())
 
@@ -367,10 +390,14 @@ def contrastive_loss(logits, targets):
     only where a clip lacks them. Khosla et al. 2020, "Supervised Contrastive Learning", eq. 2, across modalities.
     """
     present = targets.any(0)
-    logits, targets = logits[:, present], targets[:, present].to(logits.dtype)
+    if _blind(logits):
+        logits = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
+    else:
+        logits, targets = logits[:, present], targets[:, present]
+    targets = targets.to(logits.dtype)
     by_audio = -(logits.log_softmax(1) * targets).sum(1) / targets.sum(1)
-    by_text = -(logits.log_softmax(0) * targets).sum(0) / targets.sum(0)
-    return (by_audio.mean() + by_text.mean()) / 2
+    by_text = -(logits.log_softmax(0) * targets).sum(0) / targets.sum(0).clamp(min=1)  # 0/0 of an absent text
+    return (by_audio.mean() + by_text.sum() / present.sum()) / 2
 
 
 def softmax_loss(logits, targets):
