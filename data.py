@@ -279,8 +279,19 @@ def _open(file: Path) -> Iterator[pq.ParquetFile]:
     # By its bytes: pyarrow takes a name that is not UTF-8 for an error, and one with a colon for a URI.
     # With a buffer it is read as it goes; without one, whole columns of a row group at once.
     options = {"page_checksum_verification": True, "buffer_size": READ_AHEAD}
-    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, **options) as parquet:
-        yield parquet
+    with pa.OSFile(os.fsencode(file)) as source:
+        with pq.ParquetFile(source, metadata=_footer(source), **options) as parquet:
+            yield parquet
+
+
+def _footer(source: pa.NativeFile) -> pq.FileMetaData | None:
+    """A file's footer; pyarrow would read the last 64 KiB, audio or not. None: no parquet, as it will say."""
+    size = source.size()
+    tail = source.read_at(8, max(size - 8, 0))
+    length = int.from_bytes(tail[:4], "little") + 8
+    if tail[4:] != b"PAR1" or length + 4 > size:
+        return None
+    return pq.read_metadata(pa.BufferReader(b"PAR1" + source.read_at(length, size - length)))
 
 
 def _row_bytes(parquet: pq.ParquetFile) -> float:

@@ -15,6 +15,7 @@ from embedding.clips import Usable
 from embedding.skipped import Skipped
 from embedding.table import embed_rows, keep
 from embedding.texts import PROMPT, embed_classes, read_prompts
+from embedding.truth import Truth
 from plumbing.device import cores
 from plumbing.errors import UserError
 from plumbing.known import KnownFiles
@@ -45,9 +46,14 @@ class Material:
         """(N, M) bool: which class is true of which clip."""
         return torch.from_numpy(self.rows.targets)
 
-    def tensors(self) -> tuple[torch.Tensor, ...]:
+    @cached_property
+    def truth(self) -> Truth:
+        """The same in bits."""
+        return Truth(torch.from_numpy(self.rows.bits), len(self.classes))
+
+    def tensors(self) -> tuple[torch.Tensor | Truth, ...]:
         """What a training depends on."""
-        return self.audio, self.targets, self.text
+        return self.audio, self.truth, self.text
 
 
 def open_encoder(args, device: torch.device) -> tuple[Encoder, EmbeddingCache, KnownFiles]:

@@ -58,10 +58,9 @@ class Part:
 
     def against(self, usable: Usable) -> np.ndarray:
         """(n,) object: why the labels forbid a row, or None."""
-        pairs = np.stack([self.rows.label_counts, self.rows.match_counts], axis=1)
-        kinds, which = np.unique(np.minimum(pairs, 1), axis=0, return_inverse=True)
+        has = 2 * (self.rows.label_counts > 0) + (self.rows.match_counts > 0)
         result = np.full(len(self.state), None, object)
-        result[self.there] = np.array([usable(*kind) for kind in kinds.tolist()] or [None], object)[which.ravel()]
+        result[self.there] = np.array([usable(*divmod(kind, 2)) for kind in range(4)], object)[has]
         return result
 
 

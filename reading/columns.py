@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reading.arrays import arrow, arrow_texts, numbers
 from reading.cells import plain
 from reading.labels import ClassList, normalise
 from reading.rows import SCHEMA, Rows, encode_id, video_id
@@ -22,10 +23,10 @@ def read_columns(table: pa.Table, classes: ClassList, stem: str, first: int) -> 
     if "labels" in names:
         ids = parse_column(table["labels"], classes)
     else:
-        ids = pa.LargeListArray.from_arrays(pa.array(np.zeros(count + 1, int)), pa.array([], pa.string()))
+        ids = pa.LargeListArray.from_arrays(arrow(np.zeros(count + 1, np.int64)), arrow_texts([]))
     human = parse_column(table["human_labels"], classes) if "human_labels" in names else name_machine_ids(ids, classes)
     video = video_id_column(table["video_id"] if "video_id" in names else None, stem, first, count)
-    return Rows(pa.table([np.arange(first, first + count), video, human, ids], SCHEMA), classes)
+    return Rows(pa.table([arrow(np.arange(first, first + count)), video, human, ids], SCHEMA), classes)
 
 
 def parse_column(column: pa.ChunkedArray, classes: ClassList) -> pa.Array:
@@ -33,15 +34,14 @@ def parse_column(column: pa.ChunkedArray, classes: ClassList) -> pa.Array:
     flat = _texts(column)
     if flat is not None:
         texts, counts = flat
-        coded = texts.dictionary_encode()
+        coded = texts.dictionary_encode(null_encoding="encode")
         try:
-            parsed = [classes.parse(text) for text in coded.dictionary.to_pylist()]
+            parsed = [[] if text is None else classes.parse(text) for text in coded.dictionary.to_pylist()]
         except UnicodeDecodeError:
             pass  # such a cell counts as empty as a whole
         else:
-            codes = coded.indices.fill_null(-1).to_numpy()
-            row = np.repeat(np.arange(len(column)), counts)[codes >= 0]
-            return _lists(row, codes[codes >= 0], parsed, len(column))
+            row = np.repeat(np.arange(len(column)), counts)
+            return _lists(row, numbers(coded.indices), parsed, len(column))
     return pa.array([classes.parse(plain(cell)) for cell in column], LABELS)
 
 
@@ -53,7 +53,8 @@ def _texts(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray] | None:
     whole = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if inner is column.type or not _is_plain_list(column.type):
         return whole, np.ones(len(whole), int)
-    return pc.list_flatten(whole), pc.list_value_length(whole).fill_null(0).to_numpy()
+    lengths = pc.list_value_length(whole)
+    return pc.list_flatten(whole), numbers(lengths.fill_null(0) if lengths.null_count else lengths)
 
 
 def _is_plain_list(kind: pa.DataType) -> bool:
@@ -73,8 +74,8 @@ def _lists(row: np.ndarray, codes: np.ndarray, parsed: list[list[str]], count: i
     _, first = np.unique(row * (len(numbers) + 1) + alike[which], return_index=True)
     first.sort()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row[first], minlength=count))])
-    values = pa.array(names, pa.string()).take(pa.array(which[first]))
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
+    values = arrow_texts(names).take(arrow(which[first]))
+    return pa.LargeListArray.from_arrays(arrow(offsets), values)
 
 
 def name_machine_ids(labels: pa.Array, classes: ClassList) -> pa.Array:
@@ -91,7 +92,7 @@ def video_id_column(column: pa.ChunkedArray | None, stem: str, first: int, count
         try:
             column.validate(full=True)  # else it may hold what is no UTF-8
             given = pa.concat_arrays(column.chunks).cast(pa.large_binary()) if column.num_chunks else None
-            if given is not None and pc.all(pc.greater(pc.binary_length(given), 0).fill_null(False)).as_py():
+            if given is not None and not given.null_count and numbers(pc.binary_length(given)).all():
                 return given
         except pa.ArrowInvalid:
             pass

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reading.arrays import arrow, numbers
 from reading.labels import ClassList
 
 # A video_id may hold what is no UTF-8 (a file's name stands in for one that is missing), so it is kept as bytes.
@@ -42,7 +43,7 @@ class Rows:
     @classmethod
     def join(cls, classes: ClassList, parts: Sequence[Rows]) -> Rows:
         """The rows of several, one after the other."""
-        return cls(pa.concat_tables([SCHEMA.empty_table(), *(part.table for part in parts)]), classes)
+        return cls(pa.concat_tables([pa.Table.from_batches([], SCHEMA), *(part.table for part in parts)]), classes)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -50,13 +51,13 @@ class Rows:
     def take(self, which: np.ndarray) -> Rows:
         """Some of the rows, by a mask or by their positions here."""
         which = np.asarray(which)
-        chosen = self.table.filter(pa.array(which)) if which.dtype == bool else self.table.take(pa.array(which))
+        chosen = (self.table.filter if which.dtype == bool else self.table.take)(arrow(which))
         return Rows(chosen, self.classes)
 
     @property
     def sample_ids(self) -> np.ndarray:
         """(N,) int64."""
-        return self.table["sample_id"].to_numpy()
+        return numbers(self._column("sample_id"))
 
     @property
     def video_ids(self) -> list[str]:
@@ -66,7 +67,7 @@ class Rows:
     @cached_property
     def videos(self) -> np.ndarray:
         """(N,) int: which video, counted from 0 in the order in which they first occur."""
-        return self._column("video_id").dictionary_encode().indices.to_numpy()
+        return numbers(self._column("video_id").dictionary_encode().indices)
 
     @property
     def human_labels(self) -> pa.Array:
@@ -86,7 +87,7 @@ class Rows:
         labels, width = self.human_labels, len(self.classes)
         coded = pc.list_flatten(labels).dictionary_encode()
         found = [self.classes.find(text) for text in coded.dictionary.to_pylist()]
-        position = np.array([-1 if place is None else place for place in found], np.int64)[coded.indices.to_numpy()]
+        position = np.array([-1 if place is None else place for place in found], np.int64)[numbers(coded.indices)]
         row = np.repeat(np.arange(len(labels)), self.label_counts)
         pairs = np.sort((row * width + position)[position >= 0])
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]
@@ -95,7 +96,7 @@ class Rows:
     @property
     def label_counts(self) -> np.ndarray:
         """(N,) how many labels each row has, of the class list or not."""
-        return pc.list_value_length(self.human_labels).to_numpy()
+        return numbers(pc.list_value_length(self.human_labels))
 
     @property
     def match_counts(self) -> np.ndarray:
@@ -108,6 +109,14 @@ class Rows:
         targets = np.zeros((len(self), len(self.classes)), bool)
         targets[self.matches] = True
         return targets
+
+    @property
+    def bits(self) -> np.ndarray:
+        """(N, ceil(M / 8)) uint8: the targets, eight to a byte, the first in its lowest bit."""
+        bits = np.zeros((len(self), -(-len(self.classes) // 8)), np.uint8)
+        row, position = self.matches
+        np.bitwise_or.at(bits, (row, position // 8), (1 << position % 8).astype(np.uint8))
+        return bits
 
     def positions(self, i: int) -> np.ndarray:
         """The true classes of row i, ascending."""

@@ -107,6 +107,18 @@ def tones(tmp_path):
     return write_rows(tmp_path / "tones", rows[12:], "01.parquet")
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 8 MB, and a function that changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs Linux and its rights")
+    yield folder, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
 def cached(folder: Path, once: bool = True) -> dict[bytes, bytes]:
     """{key: vector} of every file of an embedding cache, as they lie on the disk; once: fails if a key occurs twice."""
     known: dict[bytes, bytes] = {}

@@ -2,9 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from conftest import TINY, cached, script, tone_rows, write_rows
 
+from CLAP import segments
 from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
 from plumbing.errors import UserError
@@ -184,6 +184,36 @@ def test_ctrl_c(runs, encoder, training, waits_for):
         assert len(known) < 33 and not epochs
 
 
+def test_kill_at_every_step_of_a_merge(server, tmp_path):
+    """Small segments become one: killed before any of its writes, renames and removals, nothing is lost."""
+    rng = np.random.default_rng(2)
+    keys, vectors = rng.integers(0, 256, (24, 32), np.uint8), rng.standard_normal((24, 8), np.float32)
+    for i in range(0, 24, 4):
+        path = tmp_path / "whole" / "name" / "store" / f"{i}.safetensors"
+        segments.write(path, "name", keys[i : i + 4], vectors[i : i + 4])
+    kills, left, counts = 0, 0, set()
+    while True:
+        cache = tmp_path / f"killed{kills}"
+        shutil.copytree(tmp_path / "whole", cache)
+        process = forks.start(server, forks.merge, (cache, "name", kills))
+        process.join(60)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        left += len(list(cache.rglob(f"*{TEMPORARY}")))
+        counts.add(len(list(cache.rglob("*.safetensors"))))
+        for merge_again in (False, True):
+            again = EmbeddingCache(cache, "name")
+            if merge_again:
+                again.flush(0)
+            found = again.take(keys, 8)
+            assert found[1].all() and np.array_equal(found[0], vectors) and not again.refused
+        assert len(cached(cache)) == 24 and len(list(cache.rglob("*.safetensors"))) == 1
+        if process.exitcode == 0:
+            break
+        kills += 1
+    print(f"{kills} kills, {left} temporary files left; segments then: {sorted(counts)}")
+    assert kills >= 9 and {6, 7, 2, 1} <= counts
+
+
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     """Data, a cache that knows it, and the results of a run with room."""
@@ -197,18 +227,6 @@ def material(tmp_path_factory):
 def data_flags(home: Path, cache: Path | None = None) -> tuple:
     data = ("--parquet-dir", home / "data", "--class-labels", home / "classes.json")
     return *data, "--cache-dir", cache or home / "cache"
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of 8 MB, and a function that changes its options."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs Linux and its rights")
-    yield folder, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
+from embedding.truth import Truth
 from plumbing.errors import UserError
 from reading.labels import ClassList
 from reading.rows import Rows
-from training.split import split_by_video
+from training.split import fingerprint, split_by_video
 
 CLASSES = ClassList(["Music", "Speech", "Dog, barking", "Cat"])
 HUMAN = [["Speech", "Music"], [], ["cat", "nothing"], ["Dog, barking", "CAT", "Cat"], ["unknown"]]
@@ -48,3 +50,17 @@ def test_the_split_takes_whole_videos_until_the_share_is_reached(seed):
             assert abs(len(train) - ratio * len(videos)) <= most
     with pytest.raises(UserError, match="two videos are needed"):
         split_by_video(["a", "a"], 0.5, seed)
+
+
+@pytest.mark.parametrize("width", [1, 8, 13, 527])
+def test_truth_in_bits_is_the_truth(width):
+    rng = np.random.default_rng(width)
+    dense = torch.from_numpy(rng.random((50, width)) < 0.3)
+    classes = ClassList([f"class {i}" for i in range(width)])
+    names = [[classes.names[i] for i in row.nonzero()] for row in dense]
+    rows = Rows.of(classes, range(50), ["v"] * 50, names, [[]] * 50)
+    truth = Truth(torch.from_numpy(rows.bits), width)
+    for some in (torch.tensor([3, 3, 49, 0]), torch.arange(50), slice(2, 7), slice(0, 0)):
+        assert torch.equal(truth[some], dense[some]) and truth[some].is_contiguous()
+    assert torch.equal(torch.cat([*truth.split(7)]), dense) and len(truth) == 50
+    assert fingerprint(truth) == fingerprint(dense) and np.array_equal(rows.targets, dense.numpy())

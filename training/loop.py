@@ -51,7 +51,8 @@ class Settings:
 class Trainer:
     """A projector, its logit scale and the optimizer over both.
 
-    audio (N, D), targets (N, M) bool and text (M, D) lie on one device. `train` and `validation` are row positions.
+    audio (N, D), targets (N, M) bool, dense or a Truth, and text (M, D) lie on one device. `train` and `validation` are
+    row positions.
     """
 
     def __init__(self, settings: Settings, audio, targets, text, train, validation):

@@ -9,7 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from embedding.truth import Truth
 from plumbing.errors import UserError
+from reading.arrays import arrow, numbers
+
+ROWS_AT_ONCE = 4096  # that are hashed at once
 
 
 def split_by_video(videos: Sequence, train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +21,8 @@ def split_by_video(videos: Sequence, train_ratio: float, seed: int) -> tuple[tor
 
     videos (N,): which video each clip is of, as numbers (Rows.videos) or as texts.
     """
-    videos = pa.array(videos).dictionary_encode().indices.to_numpy()
+    as_numbers = isinstance(videos, np.ndarray) and videos.dtype.kind == "i"
+    videos = numbers((arrow(videos) if as_numbers else pa.array(videos)).dictionary_encode().indices)
     sizes = np.bincount(videos)
     if len(sizes) < 2:
         raise UserError(f"{len(videos)} usable clips of {len(sizes)} video cannot be split; two videos are needed")
@@ -33,10 +38,11 @@ def split_by_video(videos: Sequence, train_ratio: float, seed: int) -> tuple[tor
     return torch.from_numpy(np.flatnonzero(side)), torch.from_numpy(np.flatnonzero(~side))
 
 
-def fingerprint(*tensors: torch.Tensor) -> str:
+def fingerprint(*tensors: torch.Tensor | Truth) -> str:
     """SHA-256 of tensors, to know again the data of a run."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().cpu().numpy())
+        for part in tensor.split(ROWS_AT_ONCE):
+            digest.update(part.contiguous().cpu().numpy())
     return digest.hexdigest()
