@@ -10,10 +10,12 @@ sigmoid 8, which must lie in --work-dir. Parts (--parts), each kept in --work-di
             text and by all texts of their branch; the way to the root
     cones   entailment cones on parent and child texts and on texts and their clips, and their Euclidean twin;
             8 dimensions
-    unseen  40 classes, or a whole subtree, held out of the training
+    unseen  40 classes held out of the training; other ones for each seed
+    subtree the same with all classes of a subtree
     few     1, 2, 4 and 8 clips of each class to train on; beside them prototypes on untrained cosine
 
-5 seeds; writes hierarchy.csv to --output-dir: values and differences with their 95 % intervals over clips and seeds.
+5 seeds; writes hierarchy.csv to --output-dir: values with their deviation over the seeds, and differences with their
+95 % intervals over clips and seeds.
 About 10 minutes on one core.
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 from geometry_runs import SEEDS, command_line, difference, open_data, pool, rows_kept, write_csv
 from geometry_search import SIDES, Cell, cell_path, trials
@@ -74,13 +77,14 @@ def cones(executor, whole: dict, small: dict) -> dict:
     }
 
 
-def unseen(executor, whole: dict, small: dict) -> dict:
-    futures = {}
-    for kind, subtree in ((f"{HELD} classes", False), ("a subtree", True)):
-        for side, settings in {"untrained": None, **whole}.items():
-            futures[kind, side] = [executor.submit(unseen_run, settings and replace(settings, seed=seed), held)
-                                   for seed, held in enumerate(held_out(subtree))]  # fmt: skip
-    return futures
+def unseen(executor, whole: dict, small: dict, subtree: bool = False) -> dict:
+    return {
+        ("a subtree" if subtree else f"{HELD} classes", side): [
+            executor.submit(unseen_run, settings and replace(settings, seed=seed), held)
+            for seed, held in enumerate(held_out(subtree))
+        ]
+        for side, settings in {"untrained": None, **whole}.items()
+    }
 
 
 def few_shot(executor, whole: dict, small: dict) -> dict:
@@ -93,7 +97,13 @@ def few_shot(executor, whole: dict, small: dict) -> dict:
     return futures
 
 
-PARTS = {"labels": labels, "cones": cones, "unseen": unseen, "few": few_shot}
+PARTS = {
+    "labels": labels,
+    "cones": cones,
+    "unseen": unseen,
+    "subtree": partial(unseen, subtree=True),
+    "few": few_shot,
+}
 
 
 def cells(first: list, second: list) -> list[str]:
@@ -107,6 +117,8 @@ def cells(first: list, second: list) -> list[str]:
 
 def table(part: str, futures: dict) -> list[list]:
     """A row for each variant, side and metric: its value, and what it is above the first variant and other sides."""
+    import numpy as np
+
     found = {key: [future.result() for future in some] for key, some in futures.items()}
     first, rows = next(iter(found))[0], []
     for (variant, side), results in found.items():
@@ -115,7 +127,8 @@ def table(part: str, futures: dict) -> list[list]:
         against += [((variant if (variant, s) in found else first), s) if s in others else None for s in BESIDE]
         for key in results[0]:
             mine = [figures[key] for figures in results]
-            rows.append([part, variant, side, *key, *cells([0 * mine[0]], mine)])
+            values = [100 * figure[0] for figure in mine]
+            rows.append([part, variant, side, *key, f"{np.mean(values):.2f}", f"{np.std(values):.2f}"])
             for name in against:
                 there = [figures[key] for figures in found.get(name, ()) if key in figures]
                 rows[-1] += cells(there, mine) if there else [""] * 3
@@ -131,9 +144,10 @@ def main(args) -> None:
         for part, start in PARTS.items():
             path = args.work_dir / f"hierarchy_{part}.json"
             rows += rows_kept(path, name, part in args.parts, lambda: table(part, start(executor, whole, small)))  # noqa: B023
-    groups = ("value", "- first variant", *(f"- {side}" for side in BESIDE))
+    groups = ("- first variant", *(f"- {side}" for side in BESIDE))
     ends = [f"{group}{end}" for group in groups for end in ("", " low", " high")]
-    write_csv(args.output_dir / "hierarchy.csv", ["part", "variant", "side", "measured on", "metric", *ends], rows)
+    head = ["part", "variant", "side", "measured on", "metric", "value", "std", *ends]
+    write_csv(args.output_dir / "hierarchy.csv", head, rows)
 
 
 if __name__ == "__main__":
