@@ -10,7 +10,7 @@ import geometry_runs
 from geometry_runs import FLAT, SEEDS, Data, best, four
 from geometry_search import score
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 CONE_WIDTH = 0.3
 HELD, SUBTREE = 40, (8, 60)  # classes held out; the least and the most of a subtree
 PROTOTYPES = (0.1, 0.2, 0.5, 1.0, 2.0)

@@ -3,13 +3,12 @@
     python benchmarks/hierarchy_table.py --train-dir realsounds/train_balanced --eval-dir realsounds/eval \\
         --other-dir esc10 --work-dir geometry
 
-Every similarity trains at the settings that benchmarks/geometry_table.py chose for it in the cells sigmoid 512 and
-sigmoid 8, which must lie in --work-dir. Parts (--parts), each kept in --work-dir once it is done:
+Every similarity trains at the settings that benchmarks/geometry_table.py chose for it in the cells sigmoid 64 and
+sigmoid 8 (the cones), which must lie in --work-dir. Parts (--parts), each kept in --work-dir once it is done:
 
     labels  plain training against labels closed upward over all nodes of the tree; inner classes answered by their own
             text and by all texts of their branch; the way to the root
-    cones   entailment cones on parent and child texts and on texts and their clips, and their Euclidean twin;
-            8 dimensions
+    cones   entailment cones on parent and child texts and on texts and their clips, and their Euclidean twin
     unseen  40 classes held out of the training; other ones for each seed
     subtree the same with all classes of a subtree
     few     1, 2, 4 and 8 clips of each class to train on; beside them prototypes on untrained cosine
@@ -39,7 +38,8 @@ from hierarchy_runs import (
     with_tree,
 )
 
-CONE_DIM, CONES = 8, (0.1, 1.0, 10.0)
+DIM, CONE_DIM = 64, 8
+CONES = (0.1, 1.0, 10.0)
 SHOTS = (1, 2, 4, 8)
 BESIDE = ("untrained", "cosine", "flat")
 
@@ -138,7 +138,7 @@ def table(part: str, futures: dict) -> list[list]:
 def main(args) -> None:
     data, name = open_data(args)
     data = with_tree(data, args.checkpoint)
-    whole, small = (chosen(args.work_dir, dim, name) for dim in (512, CONE_DIM))
+    whole, small = (chosen(args.work_dir, dim, name) for dim in (DIM, CONE_DIM))
     rows = []
     with pool(data, args.workers) as executor:
         for part, start in PARTS.items():
