@@ -91,9 +91,7 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
 
 
 def command_line(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
-    """The flags that all of these tables take, and some of their own; one thread for each product of the workers."""
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+    """The flags that all of these tables take, and some of their own."""
     args = parse(
         doc,
         ("--train-dir", {"type": Path, "required": True}),
@@ -132,11 +130,13 @@ def rows_kept(path: Path, name: str, wanted: bool, work: Callable[[], list[list]
 
 
 def initialise(data: Data) -> None:
-    """Make a process ready for `fit`: one thread each, since a run is many small products."""
+    """Make a process ready for `fit`: one thread each, since a run is many small products and waiting threads spin."""
     global DATA
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
+    threadpool_limits(1)  # of numpy's products
     DATA = data
 
 
