@@ -124,37 +124,35 @@ def digest(rows: list[list]) -> None:
     print_table(["loss", "dim", "difference", "chosen on -> measured on", *METRICS], shown)
 
 
-def shares(scores):
-    """(T, sides) scores of trials -> (sides,): the share of trials within WITHIN of each side's best."""
-    return (scores >= scores.max(0) - WITHIN).mean(0)
+def of_trials(scores):
+    """(T, sides) scores of trials -> (3, sides): share within WITHIN of each side's best, the best, the median."""
+    import numpy as np
+
+    best = scores.max(0)
+    return np.stack([100 * (scores >= best - WITHIN).mean(0), best, np.median(scores, axis=0)])
 
 
 def robustness(found: dict, on: str) -> list[list]:
-    """Shares of each side and their paired differences, for each cell and for all cells of a loss together."""
+    """Share, best and median of each side's trials, and paired differences, for each cell and all cells of a loss."""
     import numpy as np
 
-    rows = []
+    rows, names = [], list(SIDES)
     for loss in LOSSES:
         of_loss = {dim: cell.found["trials"] for (name, dim), cell in found.items() if name == loss}
         scores = {d: np.array([[t[on] for t in of[side]] for side in SIDES]).T for d, of in of_loss.items()}
         groups = [(str(dim), [dim]) for dim in scores] + [("all", list(scores))] * (len(scores) > 1)
         for label, dims in groups:
-            drawn = np.random.default_rng(2).integers(len(scores[dims[0]]), size=(2000, len(scores[dims[0]])))
-            point = np.mean([shares(scores[dim]) for dim in dims], axis=0)
-            spread = np.stack([np.mean([shares(scores[dim][rows_]) for dim in dims], axis=0) for rows_ in drawn])
-            best = np.mean([scores[dim].max(0) for dim in dims], axis=0)
-            middle = np.mean([np.median(scores[dim], axis=0) for dim in dims], axis=0)
-            names = list(SIDES)
-            for i, side in enumerate(names):
-                low, high = np.percentile(spread[:, i], [2.5, 97.5])
-                rows.append([loss, label, side, on, *(f"{100 * x:.1f}" for x in (point[i], low, high)),
-                             f"{best[i]:.2f}", f"{middle[i]:.2f}"])  # fmt: skip
-            for one, two in PAIRS:
-                a, b = names.index(one), names.index(two)
-                low, high = np.percentile(spread[:, b] - spread[:, a], [2.5, 97.5])
-                rows.append([loss, label, f"{two} - {one}", on,
-                             *(f"{100 * x:.1f}" for x in (point[b] - point[a], low, high)),
-                             f"{best[b] - best[a]:.2f}", f"{middle[b] - middle[a]:.2f}"])  # fmt: skip
+            count = len(scores[dims[0]])
+            draws = [np.arange(count), *np.random.default_rng(2).integers(count, size=(2000, count))]
+            figures = np.stack([np.mean([of_trials(scores[dim][some]) for dim in dims], axis=0) for some in draws])
+            columns = {side: figures[:, :, i] for i, side in enumerate(names)}
+            columns |= {f"{two} - {one}": columns[two] - columns[one] for one, two in PAIRS}
+            for name, values in columns.items():
+                (share, best, median), (low, _, median_low), (high, _, median_high) = (
+                    values[0], *np.percentile(values[1:], [2.5, 97.5], axis=0)
+                )  # fmt: skip
+                rows.append([loss, label, name, on, *(f"{x:.1f}" for x in (share, low, high)),
+                             *(f"{x:.2f}" for x in (best, median, median_low, median_high))])  # fmt: skip
     return rows
 
 
@@ -183,7 +181,8 @@ def main(args) -> None:
     write_csv(out / "geometry_differences.csv", columns, rows)
     digest(rows)
     write_csv(out / "geometry_robustness.csv",
-              [*head, "side", "measured on", "share", "share low", "share high", "best", "median"],
+              [*head, "side", "measured on", "share", "share low", "share high", "best", "median",
+               "median low", "median high"],
               [row for on in measured for row in robustness(found, on)])  # fmt: skip
     columns = [*head, "side", "trial", *asdict(trials()[0]), "validation", *measured]
     write_csv(out / "geometry_trials.csv", columns, trial_rows(found, measured))

@@ -97,7 +97,7 @@ def test_a_cell_is_searched_kept_and_tabulated(data, tmp_path, capsys):
 
 def test_shares_and_intervals():
     scores = np.array([[50.0, 40.0], [49.5, 30.0], [48.0, 20.0], [10.0, 10.0]])
-    assert geometry_table.shares(scores).tolist() == [0.5, 0.25]
+    assert geometry_table.of_trials(scores).tolist() == [[50, 25], [50, 40], [48.75, 25]]
     draws = np.random.default_rng(0).normal(size=(5, geometry_runs.RESAMPLES, 4))
     assert geometry_runs.difference(draws, draws + 0.25) == pytest.approx(np.full((2, 4), 0.25))
 
