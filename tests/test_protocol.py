@@ -84,7 +84,7 @@ def test_a_cell_is_searched_kept_and_tabulated(data, tmp_path, capsys):
     rows, plain = geometry_table.untrained_rows(executor, ["eval", "other"])
     assert len(rows) == 4 and len(geometry_table.figures(found)) == 9
     differences = geometry_table.differences(found, plain)
-    assert len(differences) == 18 and {len(row) for row in differences} == {5 + 12}
+    assert len(differences) == 21 and {len(row) for row in differences} == {5 + 12}
     by = {tuple(row[2:5]): [float(x) for x in row[5:]] for row in differences}
     pairs = [by[f"{pair}", "validation", "eval"][0] for pair in ("hyperbolic - flat", "flat - cosine")]
     assert sum(pairs) == pytest.approx(by["hyperbolic - cosine", "validation", "eval"][0], abs=0.02)
