@@ -80,6 +80,34 @@ def test_the_average_is_validated_and_kept_and_training_goes_on_from_the_trained
     assert same(plain, averaged)
 
 
+FIRST_FIELDS = """audio_near_boundary audio_radius audio_radius_mean audio_radius_std base_c c clap_model clap_sha256
+embed_dim epoch identity logit_bias logit_scale loss optimizer_state_dict output_dim projection_state_dict prompt
+scale_state_dict seed similarity similarity_negatives similarity_positives temperature text_near_boundary
+text_radius_mean text_radius_std train_loss val_loss""".split()
+
+
+def test_a_checkpoint_of_before_these_flags(tones, tmp_path):
+    """With nothing but the first version's fields it gives the same scores, and training ends with the same weights."""
+    flags = ["--parquet-dir", tones, "--cache-dir", tmp_path / "cache"]
+    script(TRAIN, *flags, "--output-dir", tmp_path / "whole", "--epochs", 2)
+    script(TRAIN, *flags, "--output-dir", tmp_path / "old", "--epochs", 1)
+    scores = {}
+    for kind in ("new", "old"):
+        for path in (tmp_path / "old").glob("*.pth") if kind == "old" else ():
+            content = torch.load(path, weights_only=True)
+            assert not set(FIRST_FIELDS) - set(content)
+            checkpoints.save(path, {name: content[name] for name in FIRST_FIELDS})
+        results = ["--output-json", tmp_path / "r.json", "--save-scores", tmp_path / "s.safetensors"]
+        script("test_hyperbolic_clap_modelscope.py", *flags, *results,
+               "--projection-checkpoint", tmp_path / "old" / "projection_epoch_1.pth")  # fmt: skip
+        scores[kind] = load_file(tmp_path / "s.safetensors")["scores"]
+    assert (scores["old"] == scores["new"]).all()
+    script(TRAIN, *flags, "--output-dir", tmp_path / "old", "--epochs", 2, "--resume")
+    one, two = (torch.load(tmp_path / folder / "projection_epoch_2.pth", weights_only=True)["projection_state_dict"]
+                for folder in ("whole", "old"))  # fmt: skip
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 FLAGS = {"lr_schedule": "cosine", "average_with_start": 0.5, "logit_scale": 9.0, "text_radius": 0.7}
 
 
