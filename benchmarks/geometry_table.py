@@ -14,7 +14,7 @@ search some cells only (--loss, --dims). At the end of each run the tables of al
     geometry_trials.csv      every trial
 
 --other-dir is a second folder, of another origin: it chooses once instead of the validation clips, and is measured on
-where it did not choose. About 30 minutes on 2 cores for all cells.
+where it did not choose. An estimated 30 to 35 minutes on 2 cores for all cells.
 """
 
 from __future__ import annotations
