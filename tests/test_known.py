@@ -6,10 +6,11 @@ import shutil
 import time
 from types import SimpleNamespace
 
+import forks
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import cached, flac, script, tone, tone_rows, write_rows
+from conftest import TINY, cached, flac, script, tone, tone_rows, write_rows
 from reads import audio_ranges, counted_reads
 
 from data import ParquetFolder
@@ -201,6 +202,24 @@ def test_a_clock_that_goes_backwards(folder, monkeypatch):
         assert folder.run()[:3] == (fresh, list(range(6, 12)), {"files": 2, "known": 1, "read": 1})
     monkeypatch.setattr(known, "time", time)
     assert folder.run()[:2] == (fresh, list(range(6, 12))) and folder.run()[:2] == (fresh, [])
+
+
+def test_two_processes_index_one_folder_at_once(folder, encoder):
+    """Both begin with nothing; small pieces, so that each finds what the other writes and merges."""
+    server, processes = forks.server(), []
+    changed = max(path.stat().st_ctime for path in folder.data.iterdir())
+    time.sleep(max(0, changed + 3.1 - time.time()))  # in the processes young files are not known
+    for name in ("one", "other"):
+        argv = ["--parquet-dir", folder.data, "--cache-dir", folder.home / "cache", "--num-samples", 1000]
+        argv += ["--checkpoint", TINY, "--device", "cpu", "--output-json", folder.home / f"{name}.json"]
+        said = folder.home / f"{name}.said"
+        processes.append(forks.start(server, forks.enter, (TEST, [str(part) for part in argv], (said, said), {}, 2)))
+    for process, name in zip(processes, ("one", "other"), strict=True):
+        process.join(60)
+        said = (folder.home / f"{name}.said").read_text()
+        assert process.exitcode == 0 and "warning" not in said, said
+    one, other = (folder.results(f"{name}.json")[0] for name in ("one", "other"))
+    assert one == other == folder.fresh() and folder.run()[:2] == (one, [])
 
 
 def test_another_class_list_finds_the_same_rows(folder):
