@@ -2,9 +2,9 @@
 
 A segment is a safetensors file, written once under a name of its own and never changed: `keys` (n, 32) uint8, the
 SHA-256 of each content, ascending by their first 8 bytes; `embeddings` (n, D) float32; `checks` (n,) uint64, one for
-each row's key and vector. A database was not chosen: SQLite is sooner at a few vectors but
-takes many times as long for all (docs/results/second_run.csv), needs file locks, which network disks lack, and one damaged
-page can lose all of it, weeks of encoding; here damage loses its row.
+each row's key and vector. A database was not chosen: SQLite is sooner at a few vectors
+but takes many times as long for all (docs/results/second_run.csv), needs file locks, which network disks lack, and one
+damaged page can lose all of it, weeks of encoding; here damage loses its row.
 """
 
 from __future__ import annotations
