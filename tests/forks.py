@@ -5,6 +5,7 @@ import importlib
 import itertools
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -49,11 +50,36 @@ def enter(name: str, argv: list[str], said: tuple[Path, Path], environment: dict
     CLAP.cache.PIECE_ROWS = piece_rows
     os.environ.update(environment)
     tqdm.tqdm.set_lock(threading.RLock())  # its own is shared between processes and outlives a kill
-    for path, descriptor in zip(said, (1, 2), strict=True):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), descriptor)
+    redirect(said)
     script = importlib.import_module(name.removesuffix(".py"))
     sys.argv = [name, *argv]
     sys.exit(run(script.main, script.parser().parse_args(argv)))
+
+
+def redirect(said: tuple[Path, Path]):
+    """Send this process's output and its errors to the ends of two files."""
+    for path, descriptor in zip(said, (1, 2), strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), descriptor)
+
+
+def agent(path: str, argv: list[str], said: tuple[Path, Path], count: int, restarts: int):
+    """In a fork: what torchrun does, with ranks that are forks as well."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.setsid()  # so that whatever happens, its ranks end with it
+    redirect(said)
+    where = {"min_nodes": 1, "max_nodes": 1, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "none"}
+    config = LaunchConfig(nproc_per_node=count, max_restarts=restarts, start_method="fork", **where)
+    elastic_launch(config, as_main)(path, argv)
+
+
+def as_main(path: str, argv: list[str]):
+    sys.argv = [path, *argv]
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"exit code {end.code}") from end
 
 
 def merge(folder: Path, fingerprint: str, step: int):

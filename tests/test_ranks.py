@@ -1,7 +1,9 @@
 """Under torchrun: the same results as one process, nothing read twice or left out, and a lost rank ends the run."""
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 
@@ -38,8 +40,8 @@ sys.exit(run(script.main, script.parser().parse_args()))
 """
 
 
-def torchrun(count, name, *flags, launcher=(), check=True):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *launcher]
+def torchrun(count, name, *flags, check=True):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command += [str(name), "--checkpoint", str(TINY), "--device", "cpu", *map(str, flags)]
     clean = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = finish(command, cwd=ROOT, env=clean)
@@ -55,6 +57,23 @@ def as_ranks():
     def run(count, name, *flags, home):
         flags = [str(flag) for flag in (*flags, "--checkpoint", TINY, "--device", "cpu")]
         return forks.as_ranks(server, count, name, flags, home)
+
+    return run
+
+
+@pytest.fixture
+def elastic(tmp_path):
+    """Two ranks under torchrun's own agent, without its start: -> its exit code and what was said."""
+
+    def run(path, *flags, restarts):
+        flags = [str(flag) for flag in (*flags, "--checkpoint", TINY, "--device", "cpu")]
+        said = tmp_path / f"said{restarts}"
+        process = forks.start(forks.server(), forks.agent, (str(path), flags, (said, said), 2, restarts))
+        process.join(100)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        return process.exitcode, said.read_text()
 
     return run
 
@@ -114,19 +133,20 @@ def wrapper(tmp_path):
     return path
 
 
-def test_a_lost_rank_ends_the_run_and_a_restart_goes_on(wrapper, tmp_path):
+def test_a_lost_rank_ends_the_run_and_a_restart_goes_on(elastic, wrapper, tmp_path):
     rows = [{"video_id": f"v{i}", "audio": flac(tone(100 + 9 * i)), "human_labels": ["Music"]} for i in range(40)]
     data = write_rows(tmp_path / "data", rows, row_group_size=8)
     flags = ["--parquet-dir", data, "--epochs", 1, "--cache-dir", tmp_path / "c", "--output-dir", tmp_path / "o"]
     started = time.monotonic()
-    done = torchrun(2, wrapper, *flags, "--workers", 1, check=False)
-    assert done.returncode != 0 and "SIGKILL" in done.stderr
+    code, said = elastic(wrapper, *flags, "--workers", 1, restarts=0)
+    assert code != 0 and "SIGKILL" in said
     assert time.monotonic() - started < 60, "the other rank waited for the lost one"
     assert not list((tmp_path / "o").glob("*.pth"))
     kept = len(cached(tmp_path / "c"))
     assert kept >= 4
     (tmp_path / "log").rename(tmp_path / "first")
-    torchrun(2, wrapper, *flags, "--workers", 1, launcher=["--max-restarts=1"])
+    code, said = elastic(wrapper, *flags, "--workers", 1, restarts=1)
+    assert code == 0, said
     script("train_hyperbolic_clap.py", *flags[:4], "--no-cache", "--output-dir", tmp_path / "plain")
     name = "projection_epoch_1.pth"
     assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
