@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 # Before torch is loaded: threads that wait by spinning make the suite many times slower beside other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken by as many tests at once
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pyarrow as pa
