@@ -222,7 +222,7 @@ def visit(browser):
     assert trouble == []
 
 
-def until(page, expression: str, seconds: float = 8) -> None:
+def until(page, expression: str, seconds: float = 30) -> None:
     """Wait until an expression holds; by Python, since the page's policy forbids the driver's own way, eval."""
     end = time.perf_counter() + seconds
     while not page.evaluate(expression):
@@ -462,15 +462,15 @@ def test_pages_with_little_open_as_well(visit, tmp_path):
 
 
 def test_twenty_thousand_clips_open_quickly(visit, made, tmp_path):
-    """The page of thirty clips with the table of many: as long, its ids made different."""
+    """The page of thirty clips with the table of many, its ids made different: no more of it is drawn."""
     data, times = json.loads(json.dumps(made[1])), 667
     clips = data["clips"] | {name: data["clips"][name] * times for name in ("truth", "sample")}
     clips |= {"id": [f"v{i}" for i in range(30 * times)], "best": [best * times for best in clips["best"]]}
     data |= {"clips": clips, "nearest": [None, None], "walks": [None, None]}
     (tmp_path / "x.html").write_text(assemble(data), encoding="utf-8")
-    began = time.perf_counter()
-    page = visit(tmp_path / "x.html")
+    few, page = visit(made[0]), visit(tmp_path / "x.html")
     assert "20010 of 20010 clips" in page.inner_text("#clips") and len(shown(page)) == 25
-    assert time.perf_counter() - began < 3
+    drawn = [some.locator("*").count() for some in (few, page)]
+    assert 100 < drawn[1] <= drawn[0], drawn
     page.locator("#clips").get_by_label("search").fill("v19999")
     assert shown(page) == [19_999]
