@@ -154,11 +154,12 @@ def test_a_lost_rank_ends_the_run_and_a_restart_goes_on(elastic, wrapper, tmp_pa
     assert len(encoded) - len(set(encoded)) <= 2 * (4 + 3)
 
 
-def test_an_error_of_one_rank_is_told_once(tmp_path):
+def test_each_rank_tells_an_error_at_most_once(tmp_path):
     done = torchrun(2, "test_clap_modelscope.py", "--parquet-dir", tmp_path / "nowhere")
-    assert done.returncode != 0 and "rank 1: error: --parquet-dir" in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: --parquet-dir")]
-    assert len(lines) == 1
+    told = [line for line in done.stderr.splitlines() if "error: --parquet-dir" in line]
+    # torchrun ends the others when the first has failed, perhaps before they have spoken.
+    assert done.returncode != 0 and 1 <= len(told) == len(set(told)) <= 2
+    assert all(line.startswith(("error: ", "rank 1: error: ")) for line in told)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
