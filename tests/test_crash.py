@@ -121,7 +121,7 @@ def test_kills_while_training(runs):
         folder = runs.home / f"killed{completed}"
         before = set(folder.glob("projection_epoch_*.pth"))
         process = runs.start(folder.name, *flags, "--resume")
-        killed = kill(process, rng.uniform(0, 4 * start) if kills < 25 else None)
+        killed = kill(process, rng.uniform(0, 2.5 * start) if kills < 25 else None)
         temporary = inspect(folder)
         assert len(temporary) <= 1, "temporary files pile up"
         assert before <= set(folder.glob("projection_epoch_*.pth"))
