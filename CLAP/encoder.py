@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from importlib import metadata
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch
 from CLAP.checkpoint import ModelFolder, resolve_checkpoint
 from plumbing.errors import UserError, first_line
 from plumbing.known import KnownFiles
+from plumbing.versions import version
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
 TEXT_BATCH = 16
@@ -49,7 +49,7 @@ class Encoder:
         import soundfile
 
         facts = [f"preprocessing {PREPROCESSING}", self.sha256, self.device.type, f"autocast {self.autocast}"]
-        facts += [f"{library} {metadata.version(library)}" for library in ("torch", "transformers", "soxr")]
+        facts += [f"{library} {version(library)}" for library in ("torch", "transformers", "soxr")]
         facts += [f"libsndfile {soundfile.__libsndfile_version__}"]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 

@@ -29,7 +29,8 @@ from plumbing.device import choose_device
 from plumbing.errors import RowError, UserError, log
 from plumbing.files import require_writable, write_atomic, write_json
 from plumbing.flags import DEFAULT_CHECKPOINT, Parser, at_least, template
-from plumbing.run import run, versions
+from plumbing.run import run
+from plumbing.versions import versions
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
 SIDES = {"cosine": {"similarity": "cosine"}, "flat": {"c": 1e6}, "hyperbolic": {}}

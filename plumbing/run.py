@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from plumbing import ranks
 from plumbing.device import out_of_memory, wait_gently
 from plumbing.errors import Printable, UserError, printable
+from plumbing.versions import versions
 
 OUT_OF_MEMORY = "out of memory: lower --batch-size, --encode-batch-size or --num-samples, or run with --device cpu"
 
@@ -66,9 +65,3 @@ def _told(value):
     if isinstance(value, list):
         return [_told(part) for part in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of every library that a number depends on."""
-    libraries = ("torch", "transformers", "numpy", "pyarrow", "soundfile", "soxr", "scikit-learn")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}

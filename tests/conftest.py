@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-import torch
 from safetensors.numpy import load_file
 
 # Started where Ctrl-C is ignored (`make test &` in a script), every process that a test starts would ignore it too.
@@ -68,6 +67,8 @@ def hostile():
 
 @pytest.fixture(scope="session")
 def encoder():
+    import torch  # not above: pytest's own process needs none of it
+
     from CLAP.encoder import Encoder
 
     return Encoder(str(TINY), torch.device("cpu"))

@@ -119,7 +119,7 @@ def test_another_pipeline_version_or_precision_misses(monkeypatch):
     monkeypatch.setattr(CLAP.encoder, "PREPROCESSING", "other")
     assert Encoder(str(TINY), torch.device("cpu")).fingerprint != before
     monkeypatch.undo()
-    monkeypatch.setattr(CLAP.encoder.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(CLAP.encoder, "version", lambda name: "0")
     assert Encoder(str(TINY), torch.device("cpu")).fingerprint != before
 
 
