@@ -222,7 +222,7 @@ def draw_reliability(args: argparse.Namespace):
     """
     from matplotlib.figure import Figure
 
-    from results.report.confidence import reliability
+    from results.calibration import expected_calibration_error, top1_reliability
 
     files = read_results(args.results, args.class_labels)
     for file in files:
@@ -234,23 +234,22 @@ def draw_reliability(args: argparse.Namespace):
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     panels = figure.subplots(1, len(files), squeeze=False, sharey=True)[0]
     for axes, file, head in zip(panels, files, heads, strict=True):
-        best = file.scores[file.valid].argmax(axis=1)[:, None]
-        top, right = (x[file.valid][range(len(best)), best[:, 0]] for x in (file.scores, file.targets))
+        scores, targets = file.scores[file.valid], file.targets[file.valid]
         axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1.2)
         kinds = [("before", ORANGE, "--", "s"), ("after", BLUE, "-", "o")][: 2 if head.calibration else 1]
         for name, colour, style, mark in kinds:
-            found = reliability(head.probability(top, name == "after"), right)
-            x, y, low, high = ([b[key] for b in found["bins"]] for key in ("probability", "right", "low", "high"))
+            bins = top1_reliability(head.probability(scores, name == "after"), targets)
+            x, y, low, high = ([b[key] for b in bins] for key in ("probability", "true", "low", "high"))
             axes.vlines(x, low, high, color=colour, linewidth=1)
             axes.plot(x, y, color=colour, linestyle=style, marker=mark, markersize=4.5, linewidth=1.6,
-                      label=f"{name} calibration: error {found['error']:.3f}")
+                      label=f"{name} calibration: error {expected_calibration_error(bins):.3f}")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability of the most probable class")
-        axes.set_title(f"{file.label}: {len(best)} clips", fontsize=11)
+        axes.set_title(f"{file.label}: {len(scores)} clips", fontsize=11)
         axes.legend(loc="upper left", fontsize=9)
     panels[0].set_ylabel("share of clips where it is true")
     caption(figure, (
-        "Ten bins of equally many clips with 95 % intervals (Wilson); on the dotted line a probability means what it "
-        "says. The error is the mean gap over these bins. Before: the sigmoid of the trained logits; after: scaled as "
-        "the validation clips of the training asked." + ("" if all(head.calibration for head in heads) else
+        "15 bins of equal width with 95 % intervals (Wilson); on the dotted line a probability means what it "
+        "says. The error is the mean gap over the clips of these bins, as the results file has it (*_error_top1). Before: "
+        "the sigmoid of the trained logits; after: scaled as the validation clips of the training asked." + ("" if all(head.calibration for head in heads) else
         " A head with one curve holds no calibration.")))  # fmt: skip
     return figure

@@ -192,26 +192,17 @@ def test_similarities_show_every_pair_once(trained, results):
     assert figure.axes[0].get_title() == f"a: ROC area {area:.3f}"
 
 
-def test_reliability_shows_the_bins_of_the_report(trained, results):
-    """Before and after calibration, as the head and the results file have them; the one function counts."""
-    from results.files import read
-    from results.report.confidence import reliability
-    from training.heads import Head
-
-    paths = flags_of("reliability", trained, results)
+def test_reliability_shows_the_figures_of_the_results_files(trained, results):
+    """Its errors and, after calibration, its points are those of the results files."""
     figure = figure_of("reliability", trained, results)
-    for axes, path, similarity in zip(figure.axes, paths, ("hyperbolic", "cosine"), strict=True):
-        file = read(path, similarity, None, path)
-        head = Head(next((trained / similarity).glob("best_*.pth")), "cpu")
+    for axes, path in zip(figure.axes, flags_of("reliability", trained, results), strict=True):
+        told = json.loads(path.read_text())["calibration"]
         lines = {line.get_label(): line.get_xydata() for line in axes.lines}
-        every = head.probability(file.scores), head.probability(file.scores, calibrated=False)
-        for name, found in zip(("after", "before"), every, strict=True):
-            best = found.argmax(axis=1)
-            right = file.targets[np.arange(len(best)), best]
-            wanted = reliability(found.max(axis=1), right)
-            drawn = lines[f"{name} calibration: error {wanted['error']:.3f}"]
-            assert drawn == pytest.approx(np.array([[b["probability"], b["right"]] for b in wanted["bins"]]))
-        assert axes.get_title() == f"{similarity}: 12 clips"
+        assert f"before calibration: error {told['uncalibrated_error_top1']:.3f}" in lines
+        drawn = lines[f"after calibration: error {told['calibrated_error_top1']:.3f}"]
+        wanted = [[part["probability"], part["true"]] for part in told["reliability"]["top1"]]
+        assert drawn == pytest.approx(np.array(wanted), abs=1e-6)
+        assert axes.get_title() == f"{path.stem.removeprefix('results_')}: 12 clips"
 
 
 def test_reliability_without_calibration_or_head(trained, results, tmp_path):

@@ -16,6 +16,7 @@ from test_compare import changed, write_results
 from compare_results import main, parser
 from plumbing.errors import UserError
 from plumbing.files import write_json
+from results.calibration import expected_calibration_error, top1_reliability
 from results.report import confidence, sound
 from results.report.page import assemble
 from results.report.rebuild import find
@@ -91,6 +92,8 @@ def test_the_page_holds_what_was_tested(tested, made):
     assert len(data["disks"][1]["clips"]) == 30
     assert len(data["sounds"]) == 30 and data["nearest"][1][0] and 0 not in data["nearest"][1][0]
     assert data["confidence"][0]["reliability"] is None and data["confidence"][1]["reliability"]["bins"]
+    told = json.loads((tested / "results_hyperbolic.json").read_text())["calibration"]
+    assert data["confidence"][1]["reliability"]["error"] == pytest.approx(told["calibrated_error_top1"], rel=1e-6)
     for entry in data["sounds"].values():
         import base64
 
@@ -180,11 +183,15 @@ def test_risk_and_reliability_of_known_answers():
     targets = np.array([[1, 0], [0, 1], [0, 1], [0, 1]], bool)
     found = confidence.risk_coverage(scores, targets)  # right, wrong, right, wrong by falling similarity
     assert found["coverage"] == [0.25, 0.5, 0.75, 1] and found["risk"] == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
-    probability = np.repeat([0.2, 0.8], 50)
-    right = np.concatenate([np.arange(50) % 5 < 1, np.arange(50) % 5 < 3])  # 0.2 and 0.6, in every bin of ten
-    found = confidence.reliability(probability, right)
-    assert found["error"] == pytest.approx((0 + 0.2) / 2) and len(found["bins"]) == 10
-    assert all(0 <= b["low"] <= b["right"] <= b["high"] <= 1 for b in found["bins"])
+    probability = np.repeat([0.2, 0.8], 50)[:, None] * [1, 0.5]
+    right = np.concatenate([np.arange(50) % 5 < 1, np.arange(50) % 5 < 3])[:, None] & [True, False]  # 0.2 and 0.6
+    bins = top1_reliability(probability, right)
+    assert expected_calibration_error(bins) == pytest.approx((0 + 0.2) / 2) and [b["pairs"] for b in bins] == [50, 50]
+    for part, share in zip(bins, (0.2, 0.6), strict=True):
+        z, n = 1.959964, 50  # Wilson's interval by hand
+        middle, wide = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        interval = (middle - wide) / (1 + z * z / n), (middle + wide) / (1 + z * z / n)
+        assert (part["low"], part["high"]) == pytest.approx(interval, abs=1e-6) and part["true"] == share
 
 
 # In a browser. One for all; each test has a page of its own.

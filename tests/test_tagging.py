@@ -11,7 +11,8 @@ from conftest import flac, script, tone, tone_rows, write_rows
 from sklearn.linear_model import LogisticRegression
 
 from embedding.timeline import windows
-from training.calibration import expected_calibration_error, fit, reliability
+from results.calibration import expected_calibration_error, reliability
+from training.calibration import fit
 
 
 def test_the_fit_equals_logistic_regression():

@@ -1,4 +1,4 @@
-"""Probabilities of classes: the sigmoid of the trained logits, scaled on the validation clips, and how true it is."""
+"""Probabilities of classes: the sigmoid of the trained logits, scaled on the validation clips."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 CLIPS = 4096  # of the validation clips, at most
-BINS = 15
 STEPS = 50
 LIMIT = 1e-6  # of the curvature of the likelihood, against 1/0 where all pairs are certain
 
@@ -39,26 +38,6 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
             break
         slope, shift, now = slope - step[0], shift - step[1], after
     return float(slope), float(shift)
-
-
-def reliability(probabilities: np.ndarray, targets: np.ndarray) -> list[dict]:
-    """Pairs by their probability in BINS equal parts: {from, to, pairs, probability, true} with both means.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
-    """
-    place = np.minimum((probabilities * BINS).astype(int), BINS - 1).ravel()
-    count = np.bincount(place, minlength=BINS)
-    sums = [np.bincount(place, x.ravel().astype(float), BINS) for x in (probabilities, targets)]
-    return [
-        {"from": i / BINS, "to": (i + 1) / BINS, "pairs": int(count[i])}
-        | {name: float(some[i] / count[i]) for name, some in zip(("probability", "true"), sums, strict=True)}
-        for i in np.flatnonzero(count).tolist()
-    ]
-
-
-def expected_calibration_error(bins: list[dict]) -> float:
-    """The mean gap between probability and truth over the pairs of `reliability`."""
-    return sum(b["pairs"] * abs(b["probability"] - b["true"]) for b in bins) / sum(b["pairs"] for b in bins)
 
 
 @torch.no_grad()

@@ -9,13 +9,14 @@ import numpy as np
 
 from plumbing.errors import UserError, log
 from reading.labels import normalise
+from results.calibration import expected_calibration_error, top1_reliability
 from results.compare import describe
 from results.disk import disk_points
 from results.files import Results
 from results.flatten import evenly, flatten
 from results.measures import Measures, match
 from results.ontology import ROOT, Ontology, audioset
-from results.report.confidence import probabilities, reliability, risk_coverage
+from results.report.confidence import risk_coverage
 from results.report.rebuild import Rebuilt, rebuild
 from results.report.sound import choose, sounds
 from results.walks import share, walk
@@ -293,9 +294,9 @@ def confidence(page: Page, f: int) -> dict | None:
     scores, targets = file.scores[file.valid], file.targets[file.valid]
     found: dict = {"risk": risk_coverage(scores, targets), "reliability": None}
     if made is not None and made.head.trained:
-        probability, meaning = probabilities(scores, made.head)
-        right = targets[np.arange(len(scores)), scores.argmax(axis=1)]
-        found["reliability"] = reliability(probability, right) | {"meaning": meaning}
+        bins = top1_reliability(made.head.probability(scores), targets)
+        meaning = "calibrated" if made.head.calibration else "the head holds no calibration"
+        found["reliability"] = {"bins": bins, "error": expected_calibration_error(bins), "meaning": meaning}
     elif made is not None:
         page.notes.append(f"{file.label} has no reliability: a plain cosine is no probability")
     return found

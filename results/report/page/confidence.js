@@ -53,17 +53,17 @@
     const square = chart("Reliability", "probability of the best class", "share right", 1);
     square.picture.append(draw("line", { x1: square.x(0), y1: square.y(0), x2: square.x(1), y2: square.y(1), class: "axis", "stroke-dasharray": "3 4" }));
     for (const { of, f } of able) {
-      path(square, of.reliability.bins.map((bin) => [bin.probability, bin.right]), f);
+      path(square, of.reliability.bins.map((bin) => [bin.probability, bin.true]), f);
       for (const bin of of.reliability.bins) {
         const bar = draw("line", { x1: square.x(bin.probability), x2: square.x(bin.probability), y1: square.y(bin.low), y2: square.y(bin.high), "stroke-width": 1.2 });
-        const spot = draw("circle", { cx: square.x(bin.probability), cy: square.y(bin.right), r: 3 });
+        const spot = draw("circle", { cx: square.x(bin.probability), cy: square.y(bin.true), r: 3 });
         bar.style.stroke = spot.style.fill = stroke(f);
         square.picture.append(bar, spot);
       }
     }
     return make("div", {}, make("h3", {}, "Reliability"),
-      make("p", {}, "How often the best class is true where the model says so with some probability; on the dotted line it means what it says. Ten bins of "
-        + "equally many clips, with 95 % intervals."), square.picture,
+      make("p", {}, "How often the best class is true where the model says so with some probability; on the dotted line it means what it says. 15 bins of "
+        + "equal width, with 95 % intervals."), square.picture,
       key(able.map(({ of, f }) => [f, `${data.files[f].label}: calibration error ${of.reliability.error.toFixed(3)} (${of.reliability.meaning})`])));
   }
 
