@@ -248,8 +248,8 @@ def draw_reliability(args: argparse.Namespace):
         axes.legend(loc="upper left", fontsize=9)
     panels[0].set_ylabel("share of clips where it is true")
     caption(figure, (
-        "15 bins of equal width with 95 % intervals (Wilson); on the dotted line a probability means what it "
-        "says. The error is the mean gap over the clips of these bins, as the results file has it (*_error_top1). Before: "
-        "the sigmoid of the trained logits; after: scaled as the validation clips of the training asked." + ("" if all(head.calibration for head in heads) else
-        " A head with one curve holds no calibration.")))  # fmt: skip
+        "15 bins of equal width with 95 % intervals (Wilson); on the dotted line a probability means what it says. The "
+        "error is the mean gap over the clips of these bins, as the results file has it (*_error_top1). Before: the "
+        "sigmoid of the trained logits; after: scaled as the validation clips of the training asked."
+        + ("" if all(head.calibration for head in heads) else " A head with one curve holds none.")))  # fmt: skip
     return figure

@@ -31,6 +31,11 @@ SHARED = Path(os.environ.get("HYPERBOLIC_CLAP_SHARED", ROOT.parent / "shared")) 
 sys.path.insert(0, str(ROOT))
 
 
+def pytest_unconfigure():
+    if "forks" in sys.modules:
+        sys.modules["forks"].stop()
+
+
 def finish(command, timeout: float = 120, **options) -> subprocess.CompletedProcess:
     """subprocess.run with captured text, of which nothing is left running, its children included, whatever happens."""
     command = [str(part) for part in command]

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
 
@@ -32,6 +33,11 @@ def server():
         first = start(context, len, ("",))
         first.join()
     return context
+
+
+def stop():
+    """End the server and wait for it, so that nothing is left when pytest has ended."""
+    forkserver._forkserver._stop()
 
 
 def start(context, target, arguments):
