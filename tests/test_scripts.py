@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sys
-import time
 
 import pytest
 import torch
@@ -305,11 +304,9 @@ def test_help_imports_nothing_heavy(name):
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     code = code.replace("sys.argv.pop(0) and ", "") % str(ROOT / name)
-    started = time.perf_counter()
     done = finish([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--parquet-dir" in done.stdout
-    assert time.perf_counter() - started < 10  # far above the real 0.2 s: only a hang or heavy imports exceed it
 
 
 def test_resume_ends_with_the_same_weights(trained, tmp_path):
