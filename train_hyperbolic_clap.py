@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 from plumbing.device import choose_device
@@ -123,7 +125,7 @@ def main(args: argparse.Namespace) -> None:
     from training.captions import CaptionTrainer
     from training.groups import groups, require_column
     from training.loop import Settings, Trainer
-    from training.split import split_by_video
+    from training.split import fingerprint, split_by_video
     from training.trackers import open_tracker, require
 
     ranks = open_ranks()
@@ -145,12 +147,13 @@ def main(args: argparse.Namespace) -> None:
     output.count(material, train, validation)
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
     audio, truth, text = (tensor.to(device) for tensor in material.tensors())
+    data = ThreadPoolExecutor(1).submit(fingerprint, *material.tensors(), train)
     trainer = (CaptionTrainer if captions else Trainer)(settings, audio, truth, text, train, validation)
-    model = about(args, sources, material, train, settings)
+    model = cache(partial(about, args, sources, material, train, settings, data))
     calibrated = not captions and not args.prototypes  # what prototypes add is no part of the logits
-    done = output.resume(model["identity"], trainer)
+    done = output.resume(model, trainer)
     for figures in () if output.stalled(args.patience) else trainer.epochs(first=done + 1):
-        output.keep(figures | trainer.state() | model | (calibration(trainer) if calibrated else {}))
+        output.keep(figures | trainer.state() | model() | (calibration(trainer) if calibrated else {}))
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures))
         if output.stalled(args.patience):
@@ -173,12 +176,13 @@ def check(args: argparse.Namespace) -> None:
     args.loss = args.loss or ("contrastive" if captions else "sigmoid")
 
 
-def about(args: argparse.Namespace, sources, material, train, settings) -> dict:
-    """What a checkpoint says of the models, the prompt and the data behind it, and its prototypes."""
-    from training.prototypes import prototypes
-    from training.split import fingerprint
+def about(args: argparse.Namespace, sources, material, train, settings, data) -> dict:
+    """What a checkpoint says of the models, the prompt and the data behind it, and its prototypes.
 
-    data = fingerprint(*material.tensors(), train)
+    data: a future of the data's fingerprint, since hashing a million vectors takes seconds, beside the first steps.
+    """
+    from training.prototypes import prototypes
+
     identity = {"prompt": sources.prompt} | settings.identity()
     identity |= {"split_by": args.split_by} if args.split_by != "video_id" else {}
     identity |= {"prototypes": args.prototypes} if args.prototypes else {}
@@ -187,7 +191,7 @@ def about(args: argparse.Namespace, sources, material, train, settings) -> dict:
         kept |= prototypes(args.prototypes, material.audio[train], material.targets[train], material.classes.names)
     encoder = sources.encoder
     model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": sources.prompt}
-    return model | {"embed_dim": encoder.embed_dim, "identity": identity | {"data": data}} | kept
+    return model | {"embed_dim": encoder.embed_dim, "identity": identity | {"data": data.result()}} | kept
 
 
 def open_output(args: argparse.Namespace, device, ranks, encoder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from plumbing.errors import UserError, log
@@ -57,13 +58,13 @@ class RunFolder:
         self.setup["clips"] = parts | material.counts
         log.info("%d clips: %d train, %d validate, %d texts", *parts.values(), len(material.text))
 
-    def resume(self, identity: dict, trainer) -> int:
+    def resume(self, about: Callable[[], dict], trainer) -> int:
         """If that is wanted, bring a Trainer to the last finished epoch of an interrupted run; -> that epoch or 0.
 
-        identity: what the weights depend on (settings, data, model). UserError if the earlier run differs in it, or if
-        one of its checkpoints is damaged.
+        about()["identity"]: what the weights depend on (settings, data, model). UserError if the earlier run differs in
+        it, or if one of its checkpoints is damaged.
         """
-        done = self._resume(identity, trainer) if self.resuming else 0
+        done = self._resume(about()["identity"], trainer) if self.resuming else 0
         self.write_setup()
         return done
 
