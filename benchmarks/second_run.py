@@ -23,7 +23,6 @@ stores      100 and all vectors of --rows out of CLAP/segments.py and out of SQL
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from known_rows import TINY, make_rows, stores, trainer
 from material import (
     ROOT,
     alternate,
+    as_users,
     make_checkpoint,
     make_clips,
     parse,
@@ -94,8 +94,7 @@ print(taken / 10, hashlib.sha256(trainer.projector.linear.weight.detach().numpy(
 def child(code: str, *flags: object) -> str:
     """What a Python process of its own prints; how its threads wait is up to it."""
     command = [sys.executable, "-c", code, *map(str, flags)]
-    environment = {name: value for name, value in os.environ.items() if name not in HOW_THREADS_WAIT}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=as_users(*HOW_THREADS_WAIT))
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     return done.stdout
@@ -152,11 +151,12 @@ def known_folder(home: Path, args) -> list:
 
 def start(home: Path, table: Table, args) -> None:
     flags = known_folder(home, args)
-    taken = statistics.median(to_first_step(*flags)[0] for _ in range(5))
+    rounds = [(to_first_step(*flags)[0], seconds(lambda: child("import torch"))) for _ in range(5)]
+    taken, torch = map(statistics.median, zip(*rounds, strict=True))
     used = json.loads((home / "out" / "setup.json").read_text())["clips"]
     assert used["files"]["read"] == 0, used
     what = f"process start to the first step, {used['used']} known clips"
-    table.add("start", what, f"{taken:.2f} s", "2 s", taken <= 2)
+    table.add("start", what, f"{taken:.2f} s (import torch alone: {torch:.2f} s)", "2 s", taken <= 2)
 
 
 def counted_reads():
