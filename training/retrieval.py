@@ -46,7 +46,8 @@ def best_and_precision(ranks: np.ndarray, query: np.ndarray, count: int) -> tupl
     number = np.arange(len(query)) - first[query] + 1  # which of its query's right items, best first
     precision = np.where(ranks <= 10, number / ranks, 0)
     right = np.bincount(query, minlength=count)
-    return ranks[first], np.bincount(query, precision, count) / np.minimum(right, 10)
+    # A query without a right item, which has no figure, would divide 0 by 0.
+    return ranks[first], np.bincount(query, precision, count) / np.clip(right, 1, 10)
 
 
 def retrieve(compare: Callable, audio: torch.Tensor, text: torch.Tensor, pairs: np.ndarray,
