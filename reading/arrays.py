@@ -1,4 +1,8 @@
-"""Between NumPy and Arrow without pandas, which pyarrow imports, in half a second, for pa.array and to_numpy."""
+"""Between NumPy and Arrow, and Arrow's functions, without what takes long to import.
+
+pyarrow imports pandas, in half a second, for pa.array and to_numpy. Importing pyarrow.compute, as methods such as
+Array.take do too, documents 286 functions, in a sixth of a second.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import _compute
 
 
 def numbers(array: pa.Array) -> np.ndarray:
@@ -25,3 +30,20 @@ def arrow_texts(texts: Sequence[str]) -> pa.Array:
     encoded = [text.encode() for text in texts]
     ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+
+
+def compute(function: str, *arrays: pa.Array) -> pa.Array:
+    """What pyarrow.compute's function of this name makes of arrays with its default options."""
+    return _compute.call_function(function, arrays)
+
+
+def cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """An array as another type; ArrowInvalid for values that the type cannot hold."""
+    return _compute.call_function("cast", [array], _compute.CastOptions.safe(kind))
+
+
+def coded(array: pa.Array) -> tuple[list, np.ndarray]:
+    """The distinct values of an array, None among them if there is a null, and (N,) which of them each one is."""
+    options = _compute.DictionaryEncodeOptions(null_encoding="encode")
+    found = _compute.call_function("dictionary_encode", [array], options)
+    return found.dictionary.to_pylist(), numbers(found.indices)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from reading.arrays import compute
 
 MAX_BYTES = 1 << 28  # of encoded audio that are kept of a cell; an hour of it is no reason to hold more in memory
 
@@ -81,7 +82,7 @@ def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
         return values.to_numpy(zero_copy_only=False)
     if not _is_list(values.type) or not _is_number(values.type.value_type) or not len(values) or values.null_count:
         return None
-    lengths = pc.list_value_length(values)
+    lengths = compute("list_value_length", values)
     if len(lengths.unique()) > 1:
         return None
     return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from reading.arrays import arrow, arrow_texts, numbers
+from reading.arrays import arrow, arrow_texts, cast, coded, compute, numbers
 from reading.cells import plain
 from reading.labels import ClassList, normalise
 from reading.rows import SCHEMA, Rows, encode_id, video_id
@@ -34,14 +33,14 @@ def parse_column(column: pa.ChunkedArray, classes: ClassList) -> pa.Array:
     flat = _texts(column)
     if flat is not None:
         texts, counts = flat
-        coded = texts.dictionary_encode(null_encoding="encode")
         try:
-            parsed = [[] if text is None else classes.parse(text) for text in coded.dictionary.to_pylist()]
+            distinct, which = coded(texts)
+            parsed = [[] if text is None else classes.parse(text) for text in distinct]
         except UnicodeDecodeError:
             pass  # such a cell counts as empty as a whole
         else:
             row = np.repeat(np.arange(len(column)), counts)
-            return _lists(row, numbers(coded.indices), parsed, len(column))
+            return _lists(row, which, parsed, len(column))
     return pa.array([classes.parse(plain(cell)) for cell in column], LABELS)
 
 
@@ -53,8 +52,8 @@ def _texts(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray] | None:
     whole = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if inner is column.type or not _is_plain_list(column.type):
         return whole, np.ones(len(whole), int)
-    lengths = pc.list_value_length(whole)
-    return pc.list_flatten(whole), numbers(lengths.fill_null(0) if lengths.null_count else lengths)
+    lengths = compute("list_value_length", whole)
+    return compute("list_flatten", whole), numbers(lengths.fill_null(0) if lengths.null_count else lengths)
 
 
 def _is_plain_list(kind: pa.DataType) -> bool:
@@ -74,16 +73,16 @@ def _lists(row: np.ndarray, codes: np.ndarray, parsed: list[list[str]], count: i
     _, first = np.unique(row * (len(numbers) + 1) + alike[which], return_index=True)
     first.sort()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row[first], minlength=count))])
-    values = arrow_texts(names).take(arrow(which[first]))
+    values = compute("take", arrow_texts(names), arrow(which[first]))
     return pa.LargeListArray.from_arrays(arrow(offsets), values)
 
 
 def name_machine_ids(labels: pa.Array, classes: ClassList) -> pa.Array:
     """The label lists of a column of machine ids, as names where the class list knows them."""
-    coded = labels.flatten().dictionary_encode()
-    found = [(text, classes.find(text)) for text in coded.dictionary.to_pylist()]
+    texts, which = coded(labels.flatten())
+    found = [(text, classes.find(text)) for text in texts]
     names = pa.array([text if place is None else classes.names[place] for text, place in found], pa.string())
-    return pa.LargeListArray.from_arrays(labels.offsets, names.take(coded.indices))
+    return pa.LargeListArray.from_arrays(labels.offsets, compute("take", names, arrow(which)))
 
 
 def video_id_column(column: pa.ChunkedArray | None, stem: str, first: int, count: int) -> pa.Array:
@@ -91,8 +90,8 @@ def video_id_column(column: pa.ChunkedArray | None, stem: str, first: int, count
     if column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         try:
             column.validate(full=True)  # else it may hold what is no UTF-8
-            given = pa.concat_arrays(column.chunks).cast(pa.large_binary()) if column.num_chunks else None
-            if given is not None and not given.null_count and numbers(pc.binary_length(given)).all():
+            given = cast(pa.concat_arrays(column.chunks), pa.large_binary()) if column.num_chunks else None
+            if given is not None and not given.null_count and numbers(compute("binary_length", given)).all():
                 return given
         except pa.ArrowInvalid:
             pass

@@ -7,9 +7,8 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from reading.arrays import arrow, numbers
+from reading.arrays import arrow, coded, compute, numbers
 from reading.labels import ClassList
 
 # A video_id may hold what is no UTF-8 (a file's name stands in for one that is missing), so it is kept as bytes.
@@ -67,7 +66,7 @@ class Rows:
     @cached_property
     def videos(self) -> np.ndarray:
         """(N,) int: which video, counted from 0 in the order in which they first occur."""
-        return numbers(self._column("video_id").dictionary_encode().indices)
+        return coded(self._column("video_id"))[1]
 
     @property
     def human_labels(self) -> pa.Array:
@@ -85,9 +84,9 @@ class Rows:
     def matches(self) -> tuple[np.ndarray, np.ndarray]:
         """(row, class position) of every true class, ascending, each once."""
         labels, width = self.human_labels, len(self.classes)
-        coded = pc.list_flatten(labels).dictionary_encode()
-        found = [self.classes.find(text) for text in coded.dictionary.to_pylist()]
-        position = np.array([-1 if place is None else place for place in found], np.int64)[numbers(coded.indices)]
+        texts, which = coded(compute("list_flatten", labels))
+        found = [self.classes.find(text) for text in texts]
+        position = np.array([-1 if place is None else place for place in found], np.int64)[which]
         row = np.repeat(np.arange(len(labels)), self.label_counts)
         pairs = np.sort((row * width + position)[position >= 0])
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]
@@ -96,7 +95,7 @@ class Rows:
     @property
     def label_counts(self) -> np.ndarray:
         """(N,) how many labels each row has, of the class list or not."""
-        return numbers(pc.list_value_length(self.human_labels))
+        return numbers(compute("list_value_length", self.human_labels))
 
     @property
     def match_counts(self) -> np.ndarray:
