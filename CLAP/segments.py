@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from plumbing.files import write_atomic
 
 FORMAT = "2"
-ROWS_AT_ONCE = 4096  # rows that are read at once
+ROWS_AT_ONCE = 512  # rows that are read at once: 1 MiB of 512 dimensions stays in a core's cache until it is copied
 GAP = 2  # unwanted rows that are read along rather than begin anew after them
 
 
@@ -95,8 +95,11 @@ class Segment:
             self.order = np.argsort(self.heads, kind="stable")
             self.heads = self.heads[self.order]
 
-    def _read(self, name: str, shape, dtype, row: int = 0) -> np.ndarray:
-        out = np.empty(shape, dtype)
+    def _read(self, name: str, shape, dtype) -> np.ndarray:
+        return self._fill(np.empty(shape, dtype), name)
+
+    def _fill(self, out: np.ndarray, name: str, row: int = 0) -> np.ndarray:
+        """Rows of an entry, from `row` on, into `out`."""
         self.file.seek(self._at[name] + row * (out.nbytes // max(len(out), 1)))
         if self.file.readinto(memoryview(out).cast("B")) != out.nbytes:
             raise Damage("it is cut off")
@@ -109,13 +112,14 @@ class Segment:
         """
         rows, hits = self._rows_of(head)
         found = np.zeros(len(head), bool)
+        room = np.empty((ROWS_AT_ONCE * (GAP + 1), self.dim), np.float32)  # new memory costs more than reading into it
         ends = [*(np.flatnonzero(np.abs(np.diff(rows) - 1) > GAP) + 1).tolist(), len(rows)]
         for start, end in pairwise([0, *ends]):
             for begin in range(start, end, ROWS_AT_ONCE):
                 part = slice(begin, min(begin + ROWS_AT_ONCE, end))
                 wanted, where = rows[part], places[hits[part]]
                 first = wanted.min()
-                block = self._read("embeddings", (wanted.max() + 1 - first, self.dim), np.float32, first)
+                block = self._fill(room[: wanted.max() + 1 - first], "embeddings", first)
                 if (np.diff(wanted) != 1).any():
                     block = block[wanted - first]
                 found[hits[part]] = row_checks(keys[where], block) == self.checks[wanted]
