@@ -231,7 +231,7 @@ def draw_reliability(args: argparse.Namespace):
         if not file.valid.any():
             raise UserError(f"{file.path} has no labelled clip")
     heads = [head_of(file) for file in files]
-    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
+    figure = Figure(figsize=(min(WIDTH, 6.4 * len(files)), 4.8), layout="constrained")
     panels = figure.subplots(1, len(files), squeeze=False, sharey=True)[0]
     for axes, file, head in zip(panels, files, heads, strict=True):
         scores, targets = file.scores[file.valid], file.targets[file.valid]
