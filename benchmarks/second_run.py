@@ -288,10 +288,11 @@ def main(args) -> None:
                 own = home if part in ("rows", "cache", "stores") else home / ("start" if part == "bytes" else part)
                 own.mkdir(exist_ok=True)
                 measure(own, table, args)
+                if args.output_csv:  # after each part, so that what is done outlives an end in between
+                    rows = write_csv(args.output_csv, table.rows, [*PARTS])
     print_table(HEADER[1:5], [row[1:5] for row in table.rows])
-    rows = write_csv(args.output_csv, table.rows, [*PARTS]) if args.output_csv else table.rows
     if args.docs:
-        write_docs(args.docs, rows)
+        write_docs(args.docs, rows if args.output_csv else table.rows)
 
 
 if __name__ == "__main__":
