@@ -170,6 +170,8 @@ def heads(home: Home, args) -> None:
 
 def timeline(home: Home, args) -> None:
     """Twelve clips of ESC-10's fold 5 over faint noise, as tag_sounds.py --timeline hears them with a trained head."""
+    import numpy as np
+
     data, *flags = esc10(home, args, "esc10_train", "--where", "fold=1,2,3,4")
     head = home.train("esc10_head", data, *flags, "--learning-rate", 1e-3)
     recording = home.folder / "recording.wav"
@@ -184,10 +186,12 @@ def timeline(home: Home, args) -> None:
         own = [f"{x['start']:.1f}-{x['end']:.1f} ({x['probability']:.2f})" for x in heard if x["classname"] == event]
         other = [f"{x['classname']} {x['start']:.1f}-{x['end']:.1f}" for x in heard if x["classname"] != event]
         rows.append([f"{start:.1f}", f"{end:.1f}", event, "hit" if own else "miss", "; ".join(own), "; ".join(other)])
-    between = [label for label in labels if all(label["end"] <= a or label["start"] >= b for a, b, _ in events)]
-    seconds = sum(label["end"] - label["start"] for label in between)
-    rows.append(["", "", "between the events", f"{seconds:.1f} s labelled", "",
-                 "; ".join(sorted({label["classname"] for label in between}))])  # fmt: skip
+    tenths = np.arange(LENGTH * 10) / 10
+    quiet = ~np.any([(tenths >= start) & (tenths < end) for start, end, _ in events], axis=0)
+    for name in sorted({label["classname"] for label in labels}):
+        spans = [(tenths >= x["start"]) & (tenths < x["end"]) for x in labels if x["classname"] == name]
+        if told := (np.any(spans, axis=0) & quiet).sum():
+            rows.append(["", "", "between the events", f"{told / 10:.1f} of {quiet.sum() / 10:.1f} s", "", name])
     write_csv(args.output_dir / "timeline.csv", ["start", "end", "event", "result", "own_label", "other_labels"], rows)
 
 
