@@ -41,31 +41,31 @@ def parser() -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     from results import card, files
+    from results.retrieval import is_retrieval
     from training import checkpoints, exported
 
     if args.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", args.push):
         raise UserError(f"--push {args.push} is no ModelScope id of the form OWNER/NAME")
     content = checkpoints.load(args.checkpoint, "the checkpoint")
+    for path in args.results:
+        if is_retrieval(files.load(path)):
+            raise UserError(f"--results {path} holds results of retrieval; the card shows those of classification")
     results = [files.read(path, path.stem, None, CLASS_LABELS) for path in args.results]
     card.require_own(content, results)
-    require_free(args.output_dir, exported.CONFIG)
+    if not exported.is_free(args.output_dir):
+        raise UserError(f"--output-dir {args.output_dir} holds other files than an earlier export; name a new or an "
+                        "empty folder")  # fmt: skip
     if not results:
         warn("no --results were given, so the card says that there are none")
     clap_model = base_model(content["clap_model"], args.base_model)
     exported.write(args.output_dir, content, clap_model)
     name = args.name or args.output_dir.resolve().name
     text = card.card(content, name, clap_model, results, args.license, args.dataset)
-    write_atomic(args.output_dir / "README.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    readme = text.encode("utf-8", "replace")  # a name from the command line may be no UTF-8
+    write_atomic(args.output_dir / "README.md", lambda temporary: temporary.write_bytes(readme))
     log.info("exported: %s", args.output_dir)
     if args.push:
         push(args.output_dir, args.push)
-
-
-def require_free(folder: Path, config: str) -> None:
-    """UserError if the folder holds something else than an earlier export."""
-    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if held and not {config, "configuration.json"} <= set(held):
-        raise UserError(f"--output-dir {folder} holds other files, such as {held[0]}; name a new or an empty folder")
 
 
 def base_model(trained_on: str, given: str | None) -> str:

@@ -225,6 +225,17 @@ def test_a_folder_with_other_files_is_left_alone(home, tmp_path):
     done = export(home / "cosine.pth", "--output-dir", tmp_path, check=False)
     assert done.returncode == 2 and "holds other files" in done.stderr
     assert (tmp_path / "README.md").read_text() == "mine"
+    # What a hub's download of somebody's model holds.
+    for name in ("config.json", "configuration.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    done = export(home / "cosine.pth", "--output-dir", tmp_path, check=False)
+    assert done.returncode == 2 and (tmp_path / "model.safetensors").read_text() == "{}"
+
+
+def test_results_of_retrieval_are_refused(home, tmp_path):
+    (tmp_path / "r.json").write_text('{"metrics": {"text_to_audio": {}, "audio_to_text": {}}}')
+    done = export(home / "cosine.pth", "--output-dir", tmp_path / "o", "--results", tmp_path / "r.json", check=False)
+    assert done.returncode == 2 and "holds results of retrieval" in done.stderr and not (tmp_path / "o").exists()
 
 
 def test_an_id_is_fetched_once(home, head, tmp_path, monkeypatch):

@@ -51,6 +51,16 @@ def sha256(content: dict) -> str:
     return digest.hexdigest()
 
 
+def is_free(folder: Path) -> bool:
+    """Whether a folder is absent or empty, or holds an earlier export, which may be replaced."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return True
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write(folder: Path, content: dict, clap_model: str) -> None:
     """Write a checked checkpoint as such a folder. clap_model: the name by which others know the CLAP model."""
     from safetensors.torch import save
