@@ -14,6 +14,7 @@ reads all of it, window by window, and writes NAME.csv and NAME.txt, the labels 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import sys
@@ -26,6 +27,7 @@ from plumbing.flags import Parser, add_head_flags, add_model_flags, at_least, fr
 from plumbing.run import describe_run, run
 
 LONGEST = 10.0  # seconds of a window, the model's own length
+HEADER = ("start", "end", "class", "probability")
 
 
 def parser() -> Parser:
@@ -69,16 +71,39 @@ def main(args: argparse.Namespace) -> None:
     head.require_model(encoder)
     if args.output_json:
         require_writable(args.output_json)
+    if args.timeline:
+        check_targets(args.output_dir, files)
     prompts = head.prompts(read_prompts(args))
     tagger = Tagger(head, classes.names, encoder, cache, prompts, args.branches)
-    found = (timelines if args.timeline else tags)(args, files, tagger)
+    found, skipped = (timelines if args.timeline else tags)(args, files, tagger)
     if args.output_json:
         model = head.describe(encoder, "\n".join(prompts)) | {"calibration": head.calibration or None}
-        write_json(args.output_json, {"test_info": describe_run(args, device, 1), "model_info": model, "files": found})
+        info = describe_run(args, device, 1) | {"skipped": skipped}
+        write_json(args.output_json, {"test_info": info, "model_info": model, "files": found})
 
 
-def tags(args: argparse.Namespace, files: list[Path], tagger) -> list[dict]:
-    """The most probable classes of each file, on the terminal and for the JSON; UserError if no file can be used."""
+def check_targets(folder: Path, files: list[Path]) -> None:
+    """UserError if a timeline would take the place of another, or of a file that is none."""
+    require_writable(folder / "any.csv")
+    first: dict[str, Path] = {}
+    for path in files:
+        if (other := first.setdefault(path.stem, path)) is not path:
+            raise UserError(f"{other} and {path} would both become {folder / path.stem}.csv; tag them in two calls "
+                            "with an --output-dir for each")  # fmt: skip
+        table, labels = (folder / f"{path.stem}{ending}" for ending in (".csv", ".txt"))
+        if labels.exists() or table.exists():
+            with contextlib.suppress(OSError, UnicodeDecodeError), table.open(encoding="utf-8") as file:
+                if file.readline().strip() == ",".join(HEADER):
+                    continue
+            raise UserError(f"{labels if labels.exists() else table} is there already and no timeline; name another "
+                            "--output-dir")  # fmt: skip
+
+
+def tags(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict], dict]:
+    """The most probable classes of each file, on the terminal and for the JSON, and the files skipped by reason.
+
+    UserError if no file can be used.
+    """
     from embedding.files import embed_files
 
     used, audio, skipped = embed_files(files, tagger.encoder, tagger.cache, workers=args.workers,
@@ -91,21 +116,27 @@ def tags(args: argparse.Namespace, files: list[Path], tagger) -> list[dict]:
         best = tagger.best(probabilities, args.top_k)
         log.info("%s: %s", path, ", ".join(f"{name} {value:.3f}" for name, value in best))
         found.append({"file": str(path), "tags": [{"classname": n, "probability": float(v)} for n, v in best]})
-    return found
+    return found, skipped.report()
 
 
-def timelines(args: argparse.Namespace, files: list[Path], tagger) -> list[dict]:
-    """NAME.csv and NAME.txt of each file, and what they hold for the JSON; UserError if no file can be used."""
-    found = []
+def timelines(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict], dict]:
+    """NAME.csv and NAME.txt of each file; -> what they hold for the JSON, and the files skipped by reason.
+
+    UserError if no file can be used.
+    """
+    from embedding.skipped import Skipped
+
+    found, skipped = [], Skipped()
     for path in files:
         try:
             labels = tagger.timeline(path, args.window, args.hop, args.threshold)
-        except RowError as error:
-            warn(f"{path} is skipped: {error}")
+        except (RowError, OSError) as error:
+            warn(f"{path} is skipped: {getattr(error, 'strerror', None) or error}")
+            skipped.add(getattr(error, "reason", "unreadable file"), 1, [str(path)])
             continue
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("start", "end", "class", "probability"))
+        writer.writerow(HEADER)
         for x in labels:
             writer.writerow((f"{x['start']:.3f}", f"{x['end']:.3f}", x["classname"], f"{x['probability']:.4f}"))
         audacity = "".join(f"{x['start']:.6f}\t{x['end']:.6f}\t{x['classname']}\n" for x in labels)
@@ -116,7 +147,7 @@ def timelines(args: argparse.Namespace, files: list[Path], tagger) -> list[dict]
         found.append({"file": str(path), "timeline": labels})
     if not found:
         raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")
-    return found
+    return found, skipped.report()
 
 
 if __name__ == "__main__":

@@ -72,6 +72,13 @@ class EmbeddingCache:
                 self._take(keys, vectors, found)
         return vectors, found
 
+    def take_all(self, keys: list[bytes], dim: int) -> np.ndarray:
+        """(n, dim) float32 embeddings of keys that were all added; OSError if one cannot be read back."""
+        vectors, found = self.take(keys, dim)
+        if not found.all():
+            raise OSError("vectors that were just written to the embedding cache cannot be read back")
+        return vectors
+
     def _take(self, keys: np.ndarray, vectors: np.ndarray, found: np.ndarray) -> bool:
         """Fill in what the segments know of what is not found; -> whether one of them has vanished."""
         vanished, head = False, heads(keys)

@@ -34,11 +34,16 @@ def find_sounds(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def clips_of(paths: Iterable[Path]) -> Iterator[Clip]:
+def clips_of(paths: Iterable[Path], skipped: Skipped) -> Iterator[Clip]:
     """A Clip for each file, named by its path, with its first MAX_BYTES; sample_id is its position."""
     for position, path in enumerate(paths):
-        with path.open("rb") as file:
-            yield Clip(position, str(path), [], [], audio=file.read(MAX_BYTES))
+        try:
+            with path.open("rb") as file:
+                audio = file.read(MAX_BYTES)
+        except OSError as error:
+            skipped.add(f"unreadable file ({error.strerror})", 1, [str(path)])
+        else:
+            yield Clip(position, str(path), [], [], audio=audio)
 
 
 def embed_files(
@@ -46,10 +51,10 @@ def embed_files(
 ) -> tuple[list[Path], torch.Tensor, Skipped]:
     """(the files that can be used, their (N, D) embeddings, the others by reason). options: of embed_clips."""
     used, keys, skipped = [], [], Skipped()
-    for clip, outcome in embed_clips(clips_of(paths), encoder, cache, **options):
+    for clip, outcome in embed_clips(clips_of(paths, skipped), encoder, cache, **options):
         if isinstance(outcome, RowError):
             skipped.add(outcome.reason, 1, [clip.video_id])
         else:
             used.append(paths[clip.sample_id])
             keys.append(outcome)
-    return used, torch.from_numpy(cache.take(keys, encoder.embed_dim)[0]), skipped
+    return used, torch.from_numpy(cache.take_all(keys, encoder.embed_dim)), skipped

@@ -60,7 +60,7 @@ def embed_texts(texts: list[str], encoder: Encoder, cache: EmbeddingCache) -> to
         log.info("encoding %d texts", len(missing))
         for i, vector in zip(missing, encoder.encode_texts([texts[i] for i in missing]), strict=True):
             cache.add(keys[i], vector)
-        vectors, _ = cache.take(keys, encoder.embed_dim)
+        vectors = cache.take_all(keys, encoder.embed_dim)
         cache.flush()
     return torch.from_numpy(vectors)
 

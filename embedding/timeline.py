@@ -10,38 +10,56 @@ import torch
 
 from CLAP import SAMPLE_RATE
 from CLAP.encoder import Encoder
-from plumbing.errors import RowError, first_line
+from plumbing.errors import RowError, first_line, warn
 from reading.audio import decode
 
 
-def windows(path: Path, seconds: float, hop: float) -> Iterator[tuple[float, float, np.ndarray]]:
-    """(start, end, waveform of 48 kHz) of each window; the last one may be shorter. hop: no longer than a window.
+def windows(path: Path, seconds: float, hop: float) -> Iterator[tuple[float, float, np.ndarray | RowError]]:
+    """(start, end, waveform of 48 kHz, or why there is none) of each window; the last one may be shorter.
 
-    RowError for what is no sound.
-
-    Formats that libsndfile streams are read to their end; others as reading.audio.decode reads them.
+    hop: no longer than a window. RowError for what is no sound; a recording that is damaged further on ends there, with
+    a warning. Formats that libsndfile streams are read to their end; others as reading.audio.decode reads them.
     """
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
-            rate, total = file.samplerate, len(file)
-            size, step = max(1, round(seconds * rate)), max(1, round(hop * rate))
-            kept, start = np.zeros((0, file.channels), np.float32), 0
-            while True:
+        file = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: raw samples, of which nobody knows the rate
+        yield from _windows_of(_whole(path, error), seconds, hop)
+        return
+    with file:
+        rate, total = file.samplerate, len(file)
+        size, step = max(1, round(seconds * rate)), max(1, round(hop * rate))
+        kept, start = np.zeros((0, file.channels), np.float32), 0
+        while True:
+            try:
                 block = file.read(size - len(kept), dtype="float32", always_2d=True)
-                kept = np.concatenate([kept, block])
-                if len(kept):
-                    yield start / rate, (start + len(kept)) / rate, decode(kept.mean(axis=1), rate)
-                if len(kept) < size or start + size >= total:
-                    return
-                kept, start = kept[step:], start + step
-    except soundfile.SoundFileError as error:
-        whole = _whole(path, error)
-        size, step = round(seconds * SAMPLE_RATE), round(hop * SAMPLE_RATE)
-        for start in range(0, max(1, len(whole) - size + step), step):
-            part = whole[start : start + size]
-            yield start / SAMPLE_RATE, (start + len(part)) / SAMPLE_RATE, part
+            except soundfile.SoundFileError as error:
+                if not start:
+                    raise RowError("undecodable audio", first_line(error)) from None
+                read = f"of {total / rate:.0f} s about {start / rate:.0f} are read"
+                warn(f"{path} is damaged ({first_line(error)}): {read}")
+                return
+            kept = np.concatenate([kept, block])
+            if len(kept):
+                yield start / rate, (start + len(kept)) / rate, _waveform(kept.mean(axis=1), rate)
+            if len(kept) < size or start + size >= total:
+                return
+            kept, start = kept[step:], start + step
+
+
+def _windows_of(whole: np.ndarray, seconds: float, hop: float) -> Iterator[tuple[float, float, np.ndarray]]:
+    size, step = round(seconds * SAMPLE_RATE), round(hop * SAMPLE_RATE)
+    for start in range(0, max(1, len(whole) - size + step), step):
+        part = whole[start : start + size]
+        yield start / SAMPLE_RATE, (start + len(part)) / SAMPLE_RATE, part
+
+
+def _waveform(samples: np.ndarray, rate: int) -> np.ndarray | RowError:
+    try:
+        return decode(samples, rate)
+    except RowError as error:
+        return error
 
 
 def _whole(path: Path, error: Exception) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 from plumbing.errors import UserError
 
 TEMPORARY = ".tmp"
+NAMED = 40  # characters of a file's name in that of its temporary one, since a name may have 255 bytes at most
 STALE_SECONDS = 3600.0  # far more than any file here takes to write
 
 
@@ -27,8 +28,8 @@ def write_atomic(path: Path, write: Callable[[Path], None], tidy: bool = True) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if tidy:
-            remove_stale(path.parent, path.name)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+            remove_stale(path.parent, path.name[:NAMED])
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:NAMED]}.", suffix=TEMPORARY, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from embedding.texts import embed_classes
 from embedding.timeline import embed_window, windows
+from plumbing.errors import RowError, warn
 from results.inner import branch_of, log_sum_exp
 from results.ontology import audioset
 from training.heads import Head
@@ -27,14 +28,15 @@ class Tagger:
         self.text = vectors(names)
         tree = audioset()
         below = {i: branch_of(name, tree) for i, name in enumerate(names)} if branches else {}
-        self.branches = {i: vectors(members) for i, members in below.items() if members}
+        self.branches = {i: (vectors(members), members) for i, members in below.items() if members}
 
     def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
         """(N, embed_dim) audio embeddings -> (N, M) probabilities of the classes."""
         audio = self.head.audio(embeddings)
         similarity = self.head.with_prototypes(self.head.compare(audio, self.text), embeddings, self.names).clone()
-        for i, text in self.branches.items():
-            similarity[:, i] = log_sum_exp(self.head.compare(audio, text), self.head.scale).to(similarity.dtype)
+        for i, (text, members) in self.branches.items():
+            below = self.head.with_prototypes(self.head.compare(audio, text), embeddings, members)
+            similarity[:, i] = log_sum_exp(below, self.head.scale).to(similarity.dtype)
         return self.head.probability(similarity.cpu().numpy())
 
     def best(self, probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
@@ -45,14 +47,19 @@ class Tagger:
         """{start, end, classname, probability} where a class is at least that probable, by their start.
 
         Each window speaks for the hop in its middle, the first and the last for their outer half too; adjacent ones of
-        a class are joined, with the greatest of their probabilities. RowError for what is no sound.
+        a class are joined, with the greatest of their probabilities. A window that is no use has no label; it is
+        told. RowError for what is no sound.
         """
-        finished, running, length = [], {}, 0.0
+        finished, running, length, lost, number = [], {}, 0.0, [], -1
         with tqdm(desc=path.name[:30], unit="window", mininterval=0.5) as progress:
             for number, (start, end, waveform) in enumerate(windows(path, window, hop)):
-                row = self.probabilities(embed_window(waveform, self.encoder)[None])[0]
                 here = start + (window - hop) / 2 if number else 0.0
-                heard = {self.names[i]: float(row[i]) for i in np.flatnonzero(row >= threshold)}
+                if isinstance(waveform, RowError):
+                    lost.append(waveform)
+                    heard = {}
+                else:
+                    row = self.probabilities(embed_window(waveform, self.encoder)[None])[0]
+                    heard = {self.names[i]: float(row[i]) for i in np.flatnonzero(row >= threshold)}
                 for name in running.keys() - heard.keys():
                     finished.append(running.pop(name))
                 for name, value in heard.items():
@@ -61,6 +68,10 @@ class Tagger:
                     label["end"] = start + (window + hop) / 2
                 length = end
                 progress.update()
+        if lost and len(lost) == number + 1:
+            raise lost[0]
+        if lost:
+            warn(f"{path}: {len(lost)} of {number + 1} windows are left out: {lost[0]}")
         for label in running.values():
             label["end"] = length
         joined = [label | {"end": min(label["end"], length)} for label in [*finished, *running.values()]]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 from embedding.timeline import windows
 from results.calibration import expected_calibration_error, reliability
+from results.tagging import Tagger
 from training.calibration import fit
+from training.heads import Head
 
 
 def test_the_fit_equals_logistic_regression():
@@ -123,3 +126,81 @@ def test_bad_input(trained, sounds, more, says):
 def test_plain_cosine_has_no_probabilities(trained):
     done = script("tag_sounds.py", trained[0] / "sounds", check=False)
     assert done.returncode == 2 and "tagging needs a trained head" in done.stderr
+
+
+@pytest.fixture
+def timeline(trained, tmp_path):
+    """Run a timeline with hardly a threshold, in a folder of its own: -> (what was run, the rows of the CSV)."""
+    flags = (*trained[1], "--timeline", "--threshold", "0.0001", "--output-dir", tmp_path / "labels")
+
+    def run(*files, check=True):
+        done = script("tag_sounds.py", *files, *flags, check=check)
+        path = tmp_path / "labels" / f"{files[0].stem}.csv"
+        return done, list(csv.DictReader(path.open())) if path.exists() else None
+
+    return run
+
+
+def test_timelines_never_take_the_place_of_other_files(timeline, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "rec.wav", tone(300, 2.0), 16_000)
+    files = tmp_path / "a" / "rec.wav", tmp_path / "b" / "rec.wav"
+    done, rows = timeline(*files, check=False)
+    assert done.returncode == 2 and "would both become" in done.stderr and rows is None
+    (tmp_path / "labels" / "rec.txt").write_text("a transcript")
+    done, rows = timeline(files[0], check=False)
+    assert done.returncode == 2 and "is there already and no timeline" in done.stderr
+    assert (tmp_path / "labels" / "rec.txt").read_text() == "a transcript"
+    (tmp_path / "labels" / "rec.txt").unlink()
+    assert timeline(files[0])[1] == timeline(files[0])[1] != []
+
+
+def test_a_recording_that_is_damaged_further_on_ends_there(timeline, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000 * 30)
+    soundfile.write(tmp_path / "long.flac", noise, 16_000)
+    data = bytearray((tmp_path / "long.flac").read_bytes())
+    data[int(len(data) * 0.6) :] = b"\xa5" * (len(data) - int(len(data) * 0.6))
+    (tmp_path / "long.flac").write_bytes(data)
+    done, rows = timeline(tmp_path / "long.flac")
+    ends = [float(row["end"]) for row in rows]
+    assert rows and all(float(row["start"]) < end for row, end in zip(rows, ends, strict=True))
+    assert 10 < max(ends) < 25 and "long.flac is damaged" in done.stdout
+
+
+def test_windows_that_are_no_use_cost_only_themselves(timeline, tmp_path):
+    samples = np.float32(tone(300, 8.0))
+    samples[16_000 * 5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
+    done, rows = timeline(tmp_path / "nan.wav")
+    assert "2 of 7 windows are left out: audio with NaN or infinity" in done.stdout
+    assert rows and not any(float(row["start"]) < 5.2 < float(row["end"]) for row in rows)
+    samples[:] = np.nan
+    soundfile.write(tmp_path / "all.wav", samples, 16_000, subtype="FLOAT")
+    done, rows = timeline(tmp_path / "all.wav", check=False)
+    assert done.returncode == 2 and "all.wav is skipped: audio with NaN or infinity" in done.stdout and rows is None
+
+
+def test_a_file_that_cannot_be_read_costs_only_itself(trained, timeline, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(300, 2.0), 16_000)
+    (tmp_path / "gone.wav").symlink_to("/proc/self/mem")
+    (tmp_path / "x.raw").write_bytes(b"raw")
+    files = tmp_path / "gone.wav", tmp_path / "x.raw", tmp_path / "a.wav"
+    script("tag_sounds.py", *files, *trained[1], "--output-json", tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert [Path(entry["file"]).name for entry in content["files"]] == ["a.wav"]
+    assert sum(entry["count"] for entry in content["test_info"]["skipped"].values()) == 2
+    done, _ = timeline(*files)
+    assert done.stdout.count("is skipped") == 2 and (tmp_path / "labels" / "a.csv").exists()
+
+
+def test_a_branch_has_the_prototypes_of_its_members():
+    found = []
+    for content in ({}, {"prototype_weight": 0.5, "prototype_classes": ["Bark"], "prototype_means": torch.eye(4)[:1]}):
+        tagger = object.__new__(Tagger)  # without an encoder
+        tagger.head, tagger.names, tagger.text = Head(None, torch.device("cpu")), ["Dog"], torch.eye(4)[:1]
+        tagger.head.content, tagger.head.probability = content, lambda scores: scores
+        tagger.branches = {0: (torch.eye(4)[:2], ["Dog", "Bark"])}
+        found.append(tagger.probabilities(torch.eye(4)[:1])[0, 0])
+    # Dog: 1; Bark: 0, and 0.5 more by its prototype.
+    assert found[1] > found[0]
