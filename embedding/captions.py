@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data import NAMED_PER_REASON
+from data import ParquetFolder
 from embedding.folder import Sources
 from embedding.texts import embed_texts
-from plumbing.errors import UserError, log
+from plumbing.errors import UserError, warn
 from reading.captions import read_captions
 from reading.rows import Rows
 
@@ -43,22 +43,16 @@ def embed_captions(sources: Sources) -> Captioned | None:
 
     Captions go to the encoder as they are, without a prompt. UserError if there are none.
     """
-    captions = read_captions(sources.folder.rows_of)
+    captions = _captions(sources.folder)
     if not any(captions):
         raise UserError(f"the captions in {sources.folder.folder} are all empty")
-    embedded = sources.embed_rows(lambda *_: None)
+    silent = np.array([not texts for texts in captions], bool)
+    embedded = sources.embed_rows(lambda *_: None, (NO_CAPTION, silent))
     if embedded is None:
         return None
     rows, audio, skipped = embedded
     counts = sources.counts(rows, skipped)
     said = [captions[number] for number in rows.sample_ids.tolist()]
-    captioned = np.array([bool(texts) for texts in said], bool)
-    if not captioned.all():
-        silent = [name for name, some in zip(rows.video_ids, captioned, strict=True) if not some]
-        log.info("skipped %d rows: %s (%s)", len(silent), NO_CAPTION, ", ".join(silent[:NAMED_PER_REASON]))
-        counts["skipped"][NO_CAPTION] = {"count": len(silent), "first": silent[:NAMED_PER_REASON]}
-        rows, audio = rows.take(captioned), audio[torch.from_numpy(captioned)]
-        said = [texts for texts in said if texts]
     if len(rows) < 2:
         raise UserError(f"{sources.folder.folder} has {len(rows)} usable clip with captions; two are needed")
     position = {text: i for i, text in enumerate(dict.fromkeys(text for texts in said for text in texts))}
@@ -68,3 +62,17 @@ def embed_captions(sources: Sources) -> Captioned | None:
     counts |= {"used": len(rows), "captions": len(pairs), "distinct_captions": len(position)}
     text = embed_texts(list(position), sources.encoder, sources.cache)
     return Captioned(rows, list(position), audio, text, pairs, counts)
+
+
+def _captions(folder: ParquetFolder) -> list[list[str]]:
+    """The captions of every row; with --skip-bad-files a file without them holds none, which is told."""
+    captions: list[list[str]] = []
+    for file, count in folder.rows_of.items():
+        try:
+            captions += read_captions({file: count})
+        except UserError as error:
+            if not folder.skip_bad:
+                raise
+            warn(f"{error}; its rows are skipped")
+            captions += [[]] * count
+    return captions

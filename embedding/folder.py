@@ -13,7 +13,7 @@ from CLAP.encoder import Encoder
 from data import ParquetFolder
 from embedding.clips import Usable
 from embedding.skipped import Skipped
-from embedding.table import embed_rows, keep
+from embedding.table import Unwanted, embed_rows, keep
 from embedding.texts import PROMPT, embed_classes, read_prompts
 from embedding.truth import Truth
 from plumbing.device import cores
@@ -88,9 +88,9 @@ class Sources:
         """(M, D) embeddings of names in the prompts."""
         return embed_classes(names, self.encoder, self.cache, self.prompts)
 
-    def embed_rows(self, usable: Usable) -> tuple[Rows, torch.Tensor, Skipped] | None:
+    def embed_rows(self, usable: Usable, unwanted: Unwanted = None) -> tuple[Rows, torch.Tensor, Skipped] | None:
         """The first --num-samples usable rows, their (N, D) embeddings and the others; None on ranks above 0."""
-        return embed_folder(self, usable)
+        return embed_folder(self, usable, unwanted)
 
     def counts(self, rows: Rows, skipped: Skipped) -> dict:
         """How many rows are used, the others by reason, and how many files were known unread, for the JSON."""
@@ -110,7 +110,9 @@ class Sources:
         return Material(self.classes, rows, audio, text, self.counts(rows, skipped), self.texts_of)
 
 
-def embed_folder(sources: Sources, usable: Usable) -> tuple[Rows, torch.Tensor, Skipped] | None:
+def embed_folder(
+    sources: Sources, usable: Usable, unwanted: Unwanted = None
+) -> tuple[Rows, torch.Tensor, Skipped] | None:
     """The folder's rows as --num-samples, --workers and --encode-batch-size ask; None on ranks above 0.
 
     The rows still wanted are shared out over the ranks; for those that turn out unusable comes a further round, until
@@ -125,7 +127,8 @@ def embed_folder(sources: Sources, usable: Usable) -> tuple[Rows, torch.Tensor, 
             stop = min(start + wanted, folder.num_rows)
             first, last = share = ranks.share(start, stop)
             progress.begin(stop, last - first)
-            part = embed_rows(folder, sources.known, share, encoder, cache, usable, done=progress.update, **options)
+            part = embed_rows(folder, sources.known, share, encoder, cache, usable, unwanted, done=progress.update,
+                              **options)  # fmt: skip
             progress.finish()
             results += ranks.gather(part) or []
             progress.join()

@@ -24,6 +24,7 @@ from plumbing.known import KnownFiles, look
 from reading.labels import ClassList
 from reading.rows import Rows
 
+Unwanted = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
 UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stands for one of the reasons
 
 
@@ -56,11 +57,15 @@ class Part:
             self.reasons.append(outcome.reason)
         self.state[i], self.passing[i] = REASON + self.reasons.index(outcome.reason), not outcome.lasting
 
-    def against(self, usable: Usable) -> np.ndarray:
-        """(n,) object: why the labels forbid a row, or None."""
+    def against(self, usable: Usable, unwanted: Unwanted) -> np.ndarray:
+        """(n,) object: why its labels, or else `unwanted`, forbid a row, or None."""
         has = 2 * (self.rows.label_counts > 0) + (self.rows.match_counts > 0)
         result = np.full(len(self.state), None, object)
         result[self.there] = np.array([usable(*divmod(kind, 2)) for kind in range(4)], object)[has]
+        if unwanted:
+            reason, which = unwanted
+            start = self.span.first + self.span.start
+            result[which[start : start + len(result)] & np.equal(result, None)] = reason
         return result
 
 
@@ -103,22 +108,24 @@ def embed_rows(
     encoder: Encoder,
     cache: EmbeddingCache,
     usable: Usable,
+    unwanted: Unwanted = None,
     **options,
 ) -> tuple[Rows, torch.Tensor, Skipped, list[Part]]:
     """The usable rows from span[0] to span[1] of a folder -> (rows, (N, D) float32 embeddings, skipped, parts).
 
-    usable and options: as of embed_clips, which gets the rows of which something is not known.
+    usable and options: as of embed_clips, which gets the rows of which something is not known. unwanted: a reason and
+    (rows of the folder,) bool, the rows that are skipped by it.
     """
     parts = [recall(folder, known, encoder, each) for each in folder.spans(*span)]
-    vectors, needed = _take(parts, encoder, cache, usable)
+    vectors, needed = _take(parts, encoder, cache, usable, unwanted)
     if any(some.any() for some in needed):
         _read(folder, parts, needed, usable, lambda clips: embed_clips(clips, encoder, cache, usable, **options))
-        vectors, needed = _take(parts, encoder, cache, usable)
+        vectors, needed = _take(parts, encoder, cache, usable, unwanted)
         if any((some & (part.state == KEYED)).any() for some, part in zip(needed, parts, strict=True)):
             raise OSError("vectors that were just written to the embedding cache cannot be read back")
     skipped, used = Skipped(), []
     for part in parts:
-        why = part.against(usable)
+        why = part.against(usable, unwanted)
         for number, reason in enumerate(part.reasons, REASON):
             why[(part.state == number) & np.equal(why, None)] = reason
         mine, reasons = np.equal(why, None) & (part.state == KEYED), why[part.there]
@@ -131,7 +138,9 @@ def embed_rows(
     return Rows.join(folder.classes, used), torch.from_numpy(vectors), skipped, parts
 
 
-def _take(parts: list[Part], encoder: Encoder, cache: EmbeddingCache, usable: Usable) -> tuple[np.ndarray, list]:
+def _take(
+    parts: list[Part], encoder: Encoder, cache: EmbeddingCache, usable: Usable, unwanted: Unwanted
+) -> tuple[np.ndarray, list]:
     """(vectors of all usable rows with a key, for each part (n,) bool: which rows must be read)."""
     keyed, needed = [], []
     for part in parts:
@@ -139,7 +148,7 @@ def _take(parts: list[Part], encoder: Encoder, cache: EmbeddingCache, usable: Us
             keyed.append(np.zeros(len(part.state), bool))
             needed.append(np.ones(len(part.state), bool))
             continue
-        allowed = np.equal(part.against(usable), None) & part.there
+        allowed = np.equal(part.against(usable, unwanted), None) & part.there
         keyed.append(allowed & (part.state == KEYED))
         needed.append(allowed & (part.state == UNKNOWN))
     keys = [part.keys[mine] for part, mine in zip(parts, keyed, strict=True)]

@@ -215,3 +215,26 @@ def test_the_recipe_takes_captions(tmp_path, header, rows, flags, expected):
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tmp_path / "out" / "sounds.parquet")
     assert dict(zip(table["video_id"].to_pylist(), table["captions"].to_pylist(), strict=True)) == expected
+
+
+def test_num_samples_counts_clips_with_captions(tmp_path):
+    rows = [{key: row[key] for key in ("video_id", "audio")} for row in tone_rows(12)]
+    for i, row in enumerate(rows):
+        row["captions"] = [] if i < 6 else [f"whistle {i}"]
+    write_rows(tmp_path / "data", rows)
+    flags = ("--parquet-dir", tmp_path / "data", "--cache-dir", tmp_path / "c", "--output-json", tmp_path / "r.json")
+    for _ in range(2):  # once read, once known
+        script("test_retrieval.py", *flags, "--num-samples", "4")
+        clips = json.loads((tmp_path / "r.json").read_text())["test_info"]["clips"]
+        assert clips["used"] == 4 and clips["skipped"]["no caption"]["count"] == 6
+
+
+def test_a_file_without_captions_can_be_skipped(tmp_path):
+    rows = [{key: row[key] for key in ("video_id", "audio")} for row in tone_rows(6)]
+    write_rows(tmp_path / "data", [row | {"caption": f"whistle {i}"} for i, row in enumerate(rows[:3])], "00.parquet")
+    write_rows(tmp_path / "data", rows[3:], "01.parquet")
+    flags = ("--parquet-dir", tmp_path / "data", "--no-cache", "--output-json", tmp_path / "r.json")
+    assert script("test_retrieval.py", *flags, check=False).returncode == 2
+    done = script("test_retrieval.py", *flags, "--skip-bad-files")
+    assert "01.parquet has no column 'caption' or 'captions'" in done.stdout
+    assert json.loads((tmp_path / "r.json").read_text())["test_info"]["clips"]["used"] == 3
