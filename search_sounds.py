@@ -13,13 +13,14 @@ that the embedding cache knows are not encoded again.
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import RowError, UserError, log, warn
-from plumbing.files import require_writable, write_json
+from plumbing.files import require_writable, write_atomic, write_json
 from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
 from plumbing.run import describe_run, run
 
@@ -56,6 +57,10 @@ def main(args: argparse.Namespace) -> None:
     head.require_model(sources.encoder)
     if args.output_json:
         require_writable(args.output_json)
+    if args.save_audio:
+        require_writable(args.save_audio / "any")
+    if head.prototypes:
+        warn(f"{args.projection_checkpoint} has prototypes, which search does not use: it compares with texts alone")
     queries = {**text_queries(args, sources, head), **sound_queries(args, sources, head)}
     rows, audio, skipped = sources.embed_rows(lambda labels, matches: None)
     if not len(rows):
@@ -67,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
     for entry in report:
         show(entry)
     if args.output_json:
-        model = head.describe(sources.encoder, sources.prompt)
+        model = head.describe(sources.encoder, sources.prompt) | ({"prototypes": None} if head.prototypes else {})
         info = describe_run(args, device, 1) | {"clips": sources.counts(rows, skipped)}
         write_json(args.output_json, {"test_info": info, "model_info": model, "queries": report})
     if args.save_audio:
@@ -81,6 +86,8 @@ def check_queries(args: argparse.Namespace) -> None:
     for text in args.query:
         if not text.strip():
             raise UserError("a query is empty; give a text such as 'glass breaking'")
+        if text.encode("utf-8", "replace").decode() != text:
+            raise UserError(f"the query {text!r} is not UTF-8")
         if len(text) > MAX_QUERY:
             raise UserError(f"a query has {len(text)} characters; up to {MAX_QUERY} are accepted")
 
@@ -147,7 +154,9 @@ def save_audio(folder: Path, report: list[dict], source) -> None:
             path = inside / f"{found['rank']:02d}_{file_name(found['video_id'])}.wav"
             try:
                 for clip in source.rows(found["sample_id"], found["sample_id"] + 1):
-                    soundfile.write(path, decode(clip), SAMPLE_RATE)
+                    sound = io.BytesIO()
+                    soundfile.write(sound, decode(clip), SAMPLE_RATE, format="WAV")
+                    write_atomic(path, lambda temporary, sound=sound: temporary.write_bytes(sound.getvalue()))
             except RowError as error:  # known to the cache, but changed since
                 warn(f"{found['video_id']} is not written: {error}")
         log.info("%s", inside)

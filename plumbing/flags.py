@@ -86,6 +86,8 @@ def seed(text: str) -> int:
 
 def template(text: str) -> str:
     """A prompt template: one line that holds {label}, where the class name goes."""
+    if text.encode("utf-8", "replace").decode() != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8")
     if "{label}" not in text or len(text.splitlines()) != 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not one line that holds {{label}}, where the class name goes")
     return text

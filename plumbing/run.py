@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     # One log: the other ranks only warn, and say who they are.
     level, sign = (logging.WARNING, f"rank {ranks.rank()}: ") if ranks.rank() else (logging.INFO, "")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Log(sys.stdout)
     handler.setFormatter(Printable(f"{sign}%(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     try:
@@ -42,6 +43,16 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
             return _fail(OUT_OF_MEMORY, 1)
         raise
     return 0
+
+
+class _Log(logging.StreamHandler):
+    """A log that ends without a word where its reader has left (`| head`): the work itself goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        else:
+            super().handleError(record)
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 
@@ -307,6 +308,15 @@ def test_help_imports_nothing_heavy(name):
     done = finish([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--parquet-dir" in done.stdout
+
+
+def test_a_reader_that_leaves_ends_no_work(trained, tmp_path):
+    flags = ["--parquet-dir", trained[0] / "data", "--cache-dir", trained[0] / "cache", "--checkpoint", TINY]
+    command = [sys.executable, ROOT / TEST, *flags, "--device", "cpu", "--output-json", tmp_path / "r.json"]
+    line = shlex.join(map(str, command)) + " | head -c 1"
+    done = finish(["bash", "-c", line], cwd=tmp_path)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert (tmp_path / "r.json").exists()
 
 
 def test_resume_ends_with_the_same_weights(trained, tmp_path):

@@ -94,6 +94,8 @@ def test_a_branch_can_be_left_out(sounds):
         ((), "nothing to search by"),
         (("  ",), "a query is empty"),
         (("x" * 10_000,), "has 10000 characters; up to 1000"),
+        (("caf\udce9",), "is not UTF-8"),
+        (("dog", "--prompt", "caf\udce9 {label}"), "is not UTF-8"),
         (("--like", "none.wav"), "none.wav is no file"),
         (("dog", "--use-hyperbolic"), "--use-hyperbolic needs --projection-checkpoint"),
     ],
