@@ -9,7 +9,8 @@
     python train_hyperbolic_clap.py --parquet-dir data/captioned/train --text captions
 
 Writes to --output-dir: projection_epoch_N.pth for each epoch, best_projection_epoch_N.pth for the lowest validation
-loss, and setup.json with the arguments, versions, clip counts and the figures of every epoch.
+loss (with captions the highest R@1), and setup.json with the arguments, versions, clip counts and the figures of every
+epoch.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def parser() -> Parser:
         help="testing adds B cosine(clip, mean training audio of the class); the means go into the checkpoint, classes "
         "without clips get none, and the loss knows nothing of it (default: 0, off)",
     )
-    add("--patience", type=at_least(1), default=None, metavar="N", help="stop after N epochs without a lower "
-        "validation loss (default: train all --epochs)")
+    add("--patience", type=at_least(1), default=None, metavar="N", help="stop after N epochs without a better "
+        "one: a lower validation loss, with captions a higher R@1 (default: train all --epochs)")
     add(
         "--split-by",
         default="video_id",
@@ -157,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures))
         if output.stalled(args.patience):
-            log.info("no lower validation loss in %d epochs: stopped", args.patience)
+            log.info("no better epoch in %d epochs: stopped", args.patience)
             break
     tracker.close()
     ranks.close()

@@ -173,6 +173,15 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+def test_a_folder_belongs_to_one_training_at_a_time(tmp_path):
+    first = RunFolder(tmp_path / "out", {"epochs": []}, resume=False)
+    with pytest.raises(UserError, match="another training is writing to .*out; give another --output-dir"):
+        RunFolder(tmp_path / "out", {"epochs": []}, resume=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["setup.json"]
+    del first
+    RunFolder(tmp_path / "out", {"epochs": []}, resume=True)
+
+
 def test_a_learned_c_that_collapses_stops_the_run():
     with pytest.raises(UserError, match="at epoch 1: c, the squared radius .* got .*; --learning-rate 1e.06 is"):
         list(trainer(learn_c=True, learning_rate=1e6).epochs())

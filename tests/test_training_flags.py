@@ -265,7 +265,7 @@ def test_patience_stops_and_a_resumed_run_stays_stopped(tones, tmp_path):
     flags += ["--epochs", 30, "--learning-rate", 0.3, "--patience", 2]  # a rate that soon overfits
     done = script(TRAIN, *flags)
     setup = json.loads((tmp_path / "out" / "setup.json").read_text())
-    assert "no lower validation loss in 2 epochs: stopped" in done.stdout
+    assert "no better epoch in 2 epochs: stopped" in done.stdout
     assert setup["epochs"][-1]["epoch"] == setup["best_epoch"] + 2 < 30
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.pth")}
     script(TRAIN, *flags, "--resume")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +19,12 @@ from training import checkpoints
 class RunFolder:
     """Files of one training run, each written whole or not at all, so that a kill at any moment leaves no half file.
 
-    setup: the content of setup.json, kept current by `keep`. best: the record of the epoch with the lowest validation
-    loss so far.
+    setup: the content of setup.json, kept current by `keep`. best: the record of the best epoch so far, by _order.
     """
 
     def __init__(self, folder: Path, setup: dict, resume: bool):
         self.folder, self.setup, self.resuming, self.best = folder, setup, resume, None
+        self._hold()
         remove_stale(folder, seconds=0)  # a folder belongs to one run, so they are of one that was killed
         earlier = [*folder.glob("*projection_epoch_*.pth"), *folder.glob("setup.json")]
         earlier += [path for path in (folder / "tensorboard", folder / "swanlab") if path.is_dir()]
@@ -31,6 +34,20 @@ class RunFolder:
             require_writable(folder / "setup.json")
         else:
             self.write_setup()
+
+    def _hold(self) -> None:
+        """Lock the folder while this object or its process lives; UserError if another training holds it."""
+        with contextlib.suppress(ImportError, OSError):  # where locks are unknown nothing is held
+            import fcntl
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder, os.O_RDONLY)
+            weakref.finalize(self, os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                sentence = f"another training is writing to {self.folder}; give another --output-dir"
+                raise UserError(sentence) from None
 
     def _set_aside(self, earlier: list[Path]) -> None:
         """Move the files of an earlier run into a folder of their own: nothing is lost and one best file remains."""
@@ -125,7 +142,7 @@ class RunFolder:
                 other.unlink()
 
     def stalled(self, patience: int | None) -> bool:
-        """Whether the last `patience` epochs all had a validation loss no lower than the best before; None: never."""
+        """Whether none of the last `patience` epochs is better, by _order, than the best before; None: never."""
         return bool(patience and self.best and self.setup["epochs"][-1]["epoch"] - self.best["epoch"] >= patience)
 
     @property
