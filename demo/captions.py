@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from plumbing.errors import UserError, log  # noqa: E402
+from plumbing.errors import UserError, first_line, log  # noqa: E402
 from plumbing.files import write_atomic  # noqa: E402
 from plumbing.flags import CLASS_LABELS, Parser, at_least, seed  # noqa: E402
 from plumbing.run import run  # noqa: E402
@@ -56,7 +56,13 @@ def main(args: argparse.Namespace) -> None:
     if args.output_dir.resolve() == args.parquet_dir.resolve():
         raise UserError(f"--output-dir {args.output_dir} is the folder that is read; give another one")
     for file in files:
-        table = pq.read_table(file)
+        try:
+            table = pq.read_table(file)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file} cannot be read as parquet: {first_line(error)}") from None
+        if "human_labels" not in table.column_names or "captions" in table.column_names:
+            raise UserError(f"{file} must have a column 'human_labels' and none 'captions'; its columns are "
+                            + ", ".join(table.column_names))  # fmt: skip
         labels = [classes.parse(value) for value in table["human_labels"].to_pylist()]
         captions = [captions_of(names, drawn, args.most) for names in labels]
         count += sum(map(len, captions))

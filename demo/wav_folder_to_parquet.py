@@ -39,6 +39,7 @@ from plumbing.errors import UserError, log, warn  # noqa: E402
 from plumbing.files import write_atomic, write_json  # noqa: E402
 from plumbing.flags import Parser  # noqa: E402
 from plumbing.run import run  # noqa: E402
+from reading.labels import normalise  # noqa: E402
 
 ENDINGS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".wma", ".aif", ".aiff",
            ".au", ".w64", ".caf"}
@@ -63,6 +64,8 @@ def parser() -> Parser:
 def main(args: argparse.Namespace) -> None:
     captioned = [name.strip() for name in (args.caption_columns or "").split(",") if name.strip()]
     rows = read_csv(args.csv, args.filename_column, *(captioned or [args.label_column]))
+    if not args.separator:
+        raise UserError("--separator is empty; give the text between several labels in one cell")
     columns = {name: [part.strip() for part in value] for name, value in selection(args.where).items()}
     for column in columns:
         if column not in rows[0]:
@@ -70,9 +73,14 @@ def main(args: argparse.Namespace) -> None:
     labels: dict[str, list[str]] = {}
     captions: dict[str, list[str]] = {}
     classes: set[str] = set()
+    spelled: dict[str, str] = {}  # names that differ in case or space alone are one class, in its first spelling
     for row in rows:
         named = [name.replace("_", " ").strip() for name in (row.get(args.label_column) or "").split(args.separator)]
-        classes.update(filter(None, named))
+        for name in (*named, (row[args.filename_column] or "").strip()):
+            if "\n" in name:
+                raise UserError(f"--csv {args.csv}: the cell {name[:60]!r} holds several lines; is a quote missing?")
+        named = [spelled.setdefault(normalise(name), name) for name in named if name]
+        classes.update(named)
         if all((row[column] or "").strip() in values for column, values in columns.items()):
             file = (row[args.filename_column] or "").strip()
             for kept, more in ((labels, named), (captions, [(row[name] or "").strip() for name in captioned])):
@@ -98,7 +106,13 @@ def read_csv(path: Path, *columns: str) -> list[dict]:
     """The rows of a CSV with a header as dicts; UserError if it is not one or lacks a column."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file, strict=True)
+            rows = []
+            for row in reader:
+                if None in row:
+                    raise UserError(f"--csv {path}: line {reader.line_num} has more cells than the header; labels with "
+                                    "commas need quotes")  # fmt: skip
+                rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--csv {path} cannot be read as a UTF-8 CSV: {error}") from None
     except OSError as error:

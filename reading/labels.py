@@ -56,7 +56,10 @@ class ClassList:
         if not all(map(normalise, names)):
             raise UserError(f"--class-labels {path} holds an empty class name; each class needs a name")
         if len({index for _, index in table}) < len(names) or len(set(map(normalise, names))) < len(names):
-            raise UserError(f"--class-labels {path} holds an index or a name twice; each must occur once")
+            seen: set = set()
+            keys = [index for _, index in table] + [normalise(name) for name in names]
+            twice = next(key for key in keys if key in seen or seen.add(key))
+            raise UserError(f"--class-labels {path} holds the index or name {twice!r} twice; each must occur once")
         return cls(names)
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -138,3 +139,36 @@ def test_one_sentence_for_what_is_wrong(sounds, flags, sentence):
     done = recipe("--audio-dir", folder, "--csv", table, "--output-dir", target, *flags)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
     assert not target.exists() or not list(target.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "sentence"),
+    [
+        ("filename,label\na.wav,Speech, male\n", (), "line 2 has more cells than the header"),
+        ('filename,label\na.wav,"Cat\nb.wav,Bird\nd.wav,"Cow"\n', (), "is no UTF-8 CSV|cannot be read|a quote missing"),
+        ('filename,label\na.wav,"Cat\nb.wav,Bird"\nd.wav,Cow\n', (), "holds several lines; is a quote missing"),
+        ("filename,label\na.wav,Cat\nb.wav,Cow\n", ("--separator", ""), "--separator is empty"),
+    ],
+)
+def test_a_csv_that_means_something_else_is_one_sentence(sounds, text, flags, sentence):
+    folder, table, target = sounds
+    table.write_text(text)
+    done = recipe("--audio-dir", folder, "--csv", table, "--output-dir", target, *flags)
+    assert done.returncode == 2 and re.search(sentence, done.stderr) and done.stderr.count("\n") == 1, done.stderr
+    assert not target.exists()
+
+
+def test_spellings_of_one_class_are_one(sounds):
+    folder, table, target = sounds
+    table.write_text("filename,label\na.wav,Dog\nb.wav,dog\nd.wav,Cat\n")
+    assert recipe("--audio-dir", folder, "--csv", table, "--output-dir", target).returncode == 0
+    assert ClassList.read(target / "class_labels.json").names == ["Cat", "Dog"]
+
+
+def test_captions_of_files_that_cannot_have_them(tmp_path):
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / "a.parquet"
+    for content in (b"no parquet", {"labels": [["/m/x"]]}, {"human_labels": [["Dog"]], "captions": [["a dog"]]}):
+        file.write_bytes(content) if isinstance(content, bytes) else pq.write_table(pa.table(content), file)
+        done = here("demo/captions.py", "--parquet-dir", tmp_path / "in", "--output-dir", tmp_path / "o", check=False)
+        assert done.returncode == 2 and "a.parquet" in done.stderr and not (tmp_path / "o").exists()
