@@ -129,9 +129,15 @@ class Work:
     """One data set: embedding, training, testing."""
 
     def __init__(self, args: argparse.Namespace, given, encoder, cache):
+        from embedding.skipped import Skipped
+
         self.args, self.given, self.encoder, self.cache = args, given, encoder, cache
         self.started, self.trained, self.again, self.told = time.monotonic(), 0, 0, 0.0
+        self.skipped = Skipped()
         self.parts = self._embed()
+        self.skipped.tell()
+        if self.skipped.counts:
+            given.published = []  # those figures are of all clips
         self.encoded = time.monotonic() - self.started
         self.text = self._texts(args.prompt)
         self.dims = sorted({min(dim, encoder.embed_dim) for dim in args.dims}, reverse=True)
@@ -155,7 +161,12 @@ class Work:
             for name, rows in self.given.parts.items():
                 embedded = embed_clips(rows, self.encoder, self.cache, needs_class, None, self.args.encode_batch_size,
                                        bar.update)  # fmt: skip
-                keys = [(key, clip) for clip, key in embedded if not isinstance(key, RowError)]
+                keys = []
+                for clip, key in embedded:
+                    if isinstance(key, RowError):
+                        self.skipped.add(key.reason, 1, [clip.video_id])
+                    else:
+                        keys.append((key, clip))
                 used = [(self.cache.get(key), clip.video_id, clip.positions) for key, clip in keys]
                 if not used:
                     raise UserError(f"no clip of {self.given.name}, part {name}, can be used")
@@ -203,6 +214,7 @@ class Work:
             "classes": len(self.given.classes.names),
             "clips": {name: len(part.audio) for name, part in self.parts.items()},
             "files_missing": self.given.missing,
+            "skipped": self.skipped.report(),
             "rows": rows,
             "differences": [differences(*pair, targets, drawn) for pair in pairs],
             "published": self.given.published,

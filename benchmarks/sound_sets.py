@@ -126,6 +126,8 @@ def shorten(given: SoundSet, limit: int) -> None:
                     kept.append((path, labels))
             given.parts[name] = Files(kept, given.classes)
             given.sizes[name] = len(kept)
+        else:
+            raise UserError(f"--limit does not apply to {given.name}; give it a folder with fewer rows")
     given.published = []
 
 
