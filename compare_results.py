@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from plumbing.errors import UserError, log
-from plumbing.files import write_atomic, write_json
+from plumbing.files import require_apart, require_writable, write_atomic, write_json
 from plumbing.flags import CLASS_LABELS, Parser, at_least
 from plumbing.run import run
 
@@ -48,9 +48,11 @@ def parser() -> Parser:
 def main(args: argparse.Namespace) -> None:
     if len(args.results) < 2:
         raise UserError("one result file cannot be compared; name two or more, the baseline first")
-    for flag, target in (("--output-json", args.output_json), ("--markdown", args.markdown), ("--report", args.report)):
-        if target and Path(target) in args.results:
-            raise UserError(f"{flag} {target} is one of the results files and would be overwritten; name another file")
+    markdown = Path(args.markdown) if args.markdown and args.markdown != "-" else None
+    outputs = [path for path in (args.output_json, markdown, args.report) if path]
+    require_apart(outputs, args.results)
+    for path in outputs:
+        require_writable(path)
     from results.tables import render
 
     labels = [path.stem.removeprefix("results_") for path in args.results]
@@ -59,12 +61,12 @@ def main(args: argparse.Namespace) -> None:
     if len(set(labels)) < len(labels):
         raise UserError(f"{args.results[0]} is named twice; name each results file once")
     files, report = compare_files(args, labels)
+    log.info(render(report, markdown=args.markdown == "-").rstrip())
     if args.output_json:
         write_json(args.output_json, report)
-    if args.markdown and args.markdown != "-":
-        text = render(report, markdown=True)
-        write_atomic(Path(args.markdown), lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    log.info(render(report, markdown=args.markdown == "-").rstrip())
+    if markdown:
+        text = render(report, markdown=True).encode("utf-8", "backslashreplace")
+        write_atomic(markdown, lambda temporary: temporary.write_bytes(text))
     if args.report:
         from results.report.page import write_report
 

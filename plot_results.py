@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from plumbing.errors import UserError, log
-from plumbing.files import write_atomic
+from plumbing.files import require_writable, write_atomic
 from plumbing.flags import Parser, add_shared_flags, at_least
 from plumbing.run import run
 from results.disk import draw_disk
@@ -67,6 +67,7 @@ def _sub_parser(doc: str, prog: str, **_) -> Parser:
 def main(args: argparse.Namespace) -> None:
     if args.output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--output {args.output} must end in .png, .svg or .pdf")
+    require_writable(args.output)
     try:
         import matplotlib
     except ImportError:
@@ -74,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
     matplotlib.use("Agg")
     matplotlib.rcParams |= {
         "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-        "legend.frameon": False, "svg.hashsalt": "0",
+        "legend.frameon": False, "svg.hashsalt": "0", "text.parse_math": False,
     }
     draw = {"losses": draw_losses, "disk": draw_disk, "gains": draw_gains, "similarities": draw_similarities,
             "reliability": draw_reliability}  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import RowError, UserError, log, warn
-from plumbing.files import require_writable, write_atomic, write_json
+from plumbing.files import require_apart, require_writable, write_atomic, write_json
 from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
 from plumbing.run import describe_run, run
 
@@ -56,6 +56,7 @@ def main(args: argparse.Namespace) -> None:
     sources = Sources(args, device, prompts=head.prompts(read_prompts(args)), labelled=False)
     head.require_model(sources.encoder)
     if args.output_json:
+        require_apart([args.output_json], [*sources.inputs, *args.like])
         require_writable(args.output_json)
     if args.save_audio:
         require_writable(args.save_audio / "any")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import RowError, UserError, log, warn
-from plumbing.files import require_writable, write_atomic, write_json
+from plumbing.files import require_apart, require_writable, write_atomic, write_json
 from plumbing.flags import Parser, add_head_flags, add_model_flags, at_least, fraction, positive
 from plumbing.run import describe_run, run
 
@@ -70,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
     encoder, cache, _ = open_encoder(args, device)
     head.require_model(encoder)
     if args.output_json:
+        require_apart([args.output_json], [args.projection_checkpoint, args.class_labels, args.prompt_file, *files])
         require_writable(args.output_json)
     if args.timeline:
         check_targets(args.output_dir, files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -78,6 +79,12 @@ class Sources:
         self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files, labelled)
         self.encoder, self.cache, self.known = self.ranks.in_turn(lambda: open_encoder(args, device))
         self.files: dict = {}
+
+    @property
+    def inputs(self) -> list[Path | None]:
+        """The files that are read, which no output may replace; None for those that were not given."""
+        given = [getattr(self.args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file")]
+        return [*given, *self.folder.files]
 
     @property
     def prompt(self) -> str:

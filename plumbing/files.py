@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from plumbing.errors import UserError
@@ -69,6 +69,14 @@ def require_writable(path: Path) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def require_apart(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """UserError if a file that will be written is one that is read, or one that is written as well."""
+    taken = {Path(path).resolve(): path for path in inputs if path}
+    for path in filter(None, outputs):
+        if (other := taken.setdefault(path.resolve(), path)) is not path:
+            raise UserError(f"{path} would be overwritten: {other} is read or written as well; name another file")
 
 
 def _require_regular(path: Path) -> None:

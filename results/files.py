@@ -77,7 +77,8 @@ class Results:
 def load(path: Path):
     """The content of a JSON file; UserError if it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # NaN and Infinity, which are no JSON, are no figures either.
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
@@ -129,6 +130,11 @@ def read(path: Path, label: str, class_labels: Path | None, default_labels: Path
     return results
 
 
+def _alike(scores: np.ndarray, *inner: np.ndarray) -> bool:
+    shapes = {x.shape for x in inner}
+    return len(shapes) == 1 and all(len(shape) == 2 and shape[0] == len(scores) for shape in shapes)
+
+
 def _dictionary(content: dict, key: str) -> dict:
     value = content.get(key)
     return value if isinstance(value, dict) else {}
@@ -175,5 +181,5 @@ def _add_scores(results: Results) -> None:
         results.notes.append(f"{results.label} names the similarities {name}, which belong to another run")
         return
     results.scores, results.targets, results.top = scores, targets, order
-    if inner.keys() == {*INNER.values(), "inner_targets"} and {len(x) for x in inner.values()} == {len(scores)}:
+    if inner.keys() == {*INNER.values(), "inner_targets"} and _alike(scores, *inner.values()):
         results.inner = inner | {"inner_targets": inner["inner_targets"].astype(bool)}

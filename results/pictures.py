@@ -7,7 +7,7 @@ import json
 import textwrap
 from pathlib import Path
 
-from plumbing.errors import UserError, log
+from plumbing.errors import UserError, log, printable
 from plumbing.flags import CLASS_LABELS
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's colours, which differ for every kind of colour vision
@@ -72,7 +72,11 @@ def read_setup(path: Path) -> dict:
     """A setup.json of a training with at least one epoch."""
     try:
         setup = json.loads(path.read_text(encoding="utf-8"))
-        if not [(e["epoch"], e["train_loss"], e["val_loss"]) for e in setup["epochs"]]:
+        figures = [e[name] for e in setup["epochs"] for name in ("epoch", "train_loss", "val_loss")]
+        fits = all(type(figure) in (int, float) for figure in figures)
+        if not fits or not isinstance(setup.get("arguments", {}), dict):
+            raise TypeError
+        if not figures:
             raise UserError(f"--setup {path} holds no finished epoch yet")
     except OSError as error:
         raise UserError(f"--setup {path} cannot be read ({error.strerror})") from None
@@ -86,7 +90,8 @@ def training_text(setup: dict) -> str:
     arguments, clips = setup.get("arguments") or {}, setup.get("clips") or {}
     verbs = {"train": "train", "validation": "validate"}
     told = [f"{clips[part]} clips {verb}" for part, verb in verbs.items() if part in clips]
-    told += [f"{key.replace('_', ' ')} {arguments[key]:g}" for key in ("seed", "learning_rate") if key in arguments]
+    told += [f"{key.replace('_', ' ')} {arguments[key]:g}" for key in ("seed", "learning_rate")
+             if type(arguments.get(key)) in (int, float)]
     return ", ".join(told) + ". " if told else ""
 
 
@@ -98,7 +103,7 @@ def read_results(paths: list[Path], class_labels: Path | None) -> list:
     """Results files, labelled by their names."""
     from results.files import read
 
-    files = [read(path, path.stem.removeprefix("results_"), class_labels, CLASS_LABELS) for path in paths]
+    files = [read(path, printable(path.stem.removeprefix("results_")), class_labels, CLASS_LABELS) for path in paths]
     for file in files:
         for note in file.notes:
             log.info("%s", note)

@@ -286,13 +286,26 @@ def test_truth_as_machine_ids_or_as_one_text(tmp_path):
         assert rows["f1_micro"]["differences"][0]["difference"] == 0
 
 
-def test_no_results_file_is_overwritten(tmp_path):
+def test_no_results_file_is_overwritten(tmp_path, monkeypatch):
     a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
     before = b.read_bytes()
+    monkeypatch.chdir(tmp_path)
     for flag in ("--output-json", "--markdown"):
-        with pytest.raises(UserError, match=f"{flag} .* would be overwritten"):
-            main(parser().parse_args([str(a), str(b), flag, str(b)]))
-    assert b.read_bytes() == before
+        for same in (b, "b.json", tmp_path / "x" / ".." / "b.json"):
+            with pytest.raises(UserError, match="would be overwritten"):
+                main(parser().parse_args([str(a), str(b), flag, str(same)]))
+    with pytest.raises(UserError, match="would be overwritten"):
+        main(parser().parse_args([str(a), str(b), "--output-json", "same", "--markdown", "same"]))
+    assert b.read_bytes() == before and not (tmp_path / "same").exists()
+
+
+def test_what_is_no_json_number_is_no_figure(tmp_path):
+    a, b = write_results(tmp_path / "a.json"), write_results(tmp_path / "b.json", seed=1)
+    content = json.loads(b.read_text())
+    content.setdefault("model_info", {}).update(c=math.inf, temperature=math.nan)
+    b.write_text(json.dumps(content))
+    main(parser().parse_args([str(a), str(b), "--resamples", "100", "--output-json", str(tmp_path / "c.json")]))
+    assert json.loads((tmp_path / "c.json").read_text())["files"][1]["c"] is None
 
 
 def test_classes_that_changed_are_listed_with_their_clips(tmp_path):

@@ -95,7 +95,7 @@ def rebuild_all(files: list[Results], notes: list[str]) -> list[Rebuilt | None]:
             continue
         try:
             made_of[-1] = rebuild(file, known)
-        except (UserError, OSError) as error:
+        except (UserError, OSError, TypeError, ValueError) as error:  # of a file that another program wrote
             notes.append(f"{file.label} is shown without nearest clips, disk and way to the root: {error}")
     return made_of
 
