@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from plumbing.errors import UserError, log
-from plumbing.files import require_apart, require_writable, write_atomic, write_json
+from plumbing.files import require_outputs, write_atomic, write_json
 from plumbing.flags import CLASS_LABELS, Parser, at_least
 from plumbing.run import run
 
@@ -49,10 +49,7 @@ def main(args: argparse.Namespace) -> None:
     if len(args.results) < 2:
         raise UserError("one result file cannot be compared; name two or more, the baseline first")
     markdown = Path(args.markdown) if args.markdown and args.markdown != "-" else None
-    outputs = [path for path in (args.output_json, markdown, args.report) if path]
-    require_apart(outputs, args.results)
-    for path in outputs:
-        require_writable(path)
+    require_outputs((args.output_json, markdown, args.report), args.results)
     from results.tables import render
 
     labels = [path.stem.removeprefix("results_") for path in args.results]

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import RowError, UserError, log, warn
-from plumbing.files import require_apart, require_writable, write_atomic, write_json
-from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
+from plumbing.files import require_outputs, write_atomic, write_json
+from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least, is_utf8
 from plumbing.run import describe_run, run
 
 MAX_QUERY = 1000  # characters; CLAP's text tower reads far fewer
@@ -55,11 +55,8 @@ def main(args: argparse.Namespace) -> None:
     head = open_head(args, device)
     sources = Sources(args, device, prompts=head.prompts(read_prompts(args)), labelled=False)
     head.require_model(sources.encoder)
-    if args.output_json:
-        require_apart([args.output_json], [*sources.inputs, *args.like])
-        require_writable(args.output_json)
-    if args.save_audio:
-        require_writable(args.save_audio / "any")
+    saved = args.save_audio and args.save_audio / "any"
+    require_outputs([args.output_json, saved], [*sources.inputs, *args.like])
     if head.prototypes:
         warn(f"{args.projection_checkpoint} has prototypes, which search does not use: it compares with texts alone")
     queries = {**text_queries(args, sources, head), **sound_queries(args, sources, head)}
@@ -87,7 +84,7 @@ def check_queries(args: argparse.Namespace) -> None:
     for text in args.query:
         if not text.strip():
             raise UserError("a query is empty; give a text such as 'glass breaking'")
-        if text.encode("utf-8", "replace").decode() != text:
+        if not is_utf8(text):
             raise UserError(f"the query {text!r} is not UTF-8")
         if len(text) > MAX_QUERY:
             raise UserError(f"a query has {len(text)} characters; up to {MAX_QUERY} are accepted")

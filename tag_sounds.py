@@ -22,8 +22,8 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import RowError, UserError, log, warn
-from plumbing.files import require_apart, require_writable, write_atomic, write_json
-from plumbing.flags import Parser, add_head_flags, add_model_flags, at_least, fraction, positive
+from plumbing.files import require_outputs, require_writable, write_atomic, write_json
+from plumbing.flags import Parser, add_head_flags, add_model_flags, at_least, files_read, fraction, positive
 from plumbing.run import describe_run, run
 
 LONGEST = 10.0  # seconds of a window, the model's own length
@@ -69,9 +69,7 @@ def main(args: argparse.Namespace) -> None:
         warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
     encoder, cache, _ = open_encoder(args, device)
     head.require_model(encoder)
-    if args.output_json:
-        require_apart([args.output_json], [args.projection_checkpoint, args.class_labels, args.prompt_file, *files])
-        require_writable(args.output_json)
+    require_outputs([args.output_json], [*files_read(args), *files])
     if args.timeline:
         check_targets(args.output_dir, files)
     prompts = head.prompts(read_prompts(args))
@@ -131,9 +129,9 @@ def timelines(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list
     for path in files:
         try:
             labels = tagger.timeline(path, args.window, args.hop, args.threshold)
-        except (RowError, OSError) as error:
-            warn(f"{path} is skipped: {getattr(error, 'strerror', None) or error}")
-            skipped.add(getattr(error, "reason", "unreadable file"), 1, [str(path)])
+        except RowError as error:
+            warn(f"{path} is skipped: {error}")
+            skipped.add(error.reason, 1, [str(path)])
             continue
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")

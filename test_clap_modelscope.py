@@ -20,7 +20,7 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import log
-from plumbing.files import require_apart, require_writable, write_json
+from plumbing.files import require_outputs, write_json
 from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
 from plumbing.run import describe_run, run
 
@@ -56,9 +56,7 @@ def main(args: argparse.Namespace) -> None:
     head.require_model(sources.encoder)
     output = args.output_json or default_output(head)
     if not ranks.rank:
-        require_apart((output, args.save_scores), sources.inputs)
-        for path in filter(None, (output, args.save_scores)):
-            require_writable(path)
+        require_outputs((output, args.save_scores), sources.inputs)
     material = sources.embed(unlabelled)
     if material is None:
         return ranks.close()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from plumbing.device import choose_device
 from plumbing.errors import log
-from plumbing.files import require_apart, require_writable, write_json
+from plumbing.files import require_outputs, write_json
 from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
 from plumbing.run import describe_run, run
 
@@ -52,8 +52,7 @@ def main(args: argparse.Namespace) -> None:
     head.require_model(sources.encoder)
     output = args.output_json or default_output(head)
     if not ranks.rank:
-        require_apart([output], sources.inputs)
-        require_writable(output)
+        require_outputs([output], sources.inputs)
     material = embed_captions(sources)
     if material is None:
         return ranks.close()

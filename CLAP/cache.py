@@ -23,8 +23,9 @@ from safetensors import SafetensorError, safe_open
 
 from CLAP.segments import Damage, Segment, heads, write
 from plumbing.errors import UserError, warn
-from plumbing.files import remove_stale
+from plumbing.files import lock, remove_stale
 
+NOT_READ_BACK = "vectors that were just written to the embedding cache cannot be read back"
 PIECE_ROWS = 256
 PIECE_SECONDS = 20.0
 SEGMENT_ROWS = 1 << 16  # a segment of half of this or more is left as it is
@@ -76,7 +77,7 @@ class EmbeddingCache:
         """(n, dim) float32 embeddings of keys that were all added; OSError if one cannot be read back."""
         vectors, found = self.take(keys, dim)
         if not found.all():
-            raise OSError("vectors that were just written to the embedding cache cannot be read back")
+            raise OSError(NOT_READ_BACK)
         return vectors
 
     def _take(self, keys: np.ndarray, vectors: np.ndarray, found: np.ndarray) -> bool:
@@ -245,13 +246,6 @@ def _alone(folder: Path) -> Iterator[bool]:
     """Whether no other process merges in this folder; where locks are unknown two may, which only costs them time."""
     with contextlib.ExitStack() as stack:
         alone = True
-        try:
-            import fcntl
-
-            file = stack.enter_context((folder / "lock").open("wb"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the file, or with the process
-        except BlockingIOError:
-            alone = False
-        except (ImportError, OSError):
-            pass
+        with contextlib.suppress(OSError):
+            alone = lock(stack.enter_context((folder / "lock").open("wb")).fileno())
         yield alone

@@ -19,6 +19,7 @@ from embedding.texts import PROMPT, embed_classes, read_prompts
 from embedding.truth import Truth
 from plumbing.device import cores
 from plumbing.errors import UserError
+from plumbing.flags import files_read
 from plumbing.known import KnownFiles
 from plumbing.ranks import Alone, Progress
 from reading.labels import ClassList
@@ -83,8 +84,7 @@ class Sources:
     @property
     def inputs(self) -> list[Path | None]:
         """The files that are read, which no output may replace; None for those that were not given."""
-        given = [getattr(self.args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file")]
-        return [*given, *self.folder.files]
+        return [*files_read(self.args), *self.folder.files]
 
     @property
     def prompt(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from CLAP.cache import EmbeddingCache
+from CLAP.cache import NOT_READ_BACK, EmbeddingCache
 from CLAP.encoder import Encoder
 from data import NAMED_PER_REASON, UNREADABLE, Clip, ParquetFolder, Span
 from embedding.clips import Usable, embed_clips
@@ -122,7 +122,7 @@ def embed_rows(
         _read(folder, parts, needed, usable, lambda clips: embed_clips(clips, encoder, cache, usable, **options))
         vectors, needed = _take(parts, encoder, cache, usable, unwanted)
         if any((some & (part.state == KEYED)).any() for some, part in zip(needed, parts, strict=True)):
-            raise OSError("vectors that were just written to the embedding cache cannot be read back")
+            raise OSError(NOT_READ_BACK)
     skipped, used = Skipped(), []
     for part in parts:
         why = part.against(usable, unwanted)

@@ -65,6 +65,8 @@ def _waveform(samples: np.ndarray, rate: int) -> np.ndarray | RowError:
 def _whole(path: Path, error: Exception) -> np.ndarray:
     try:
         return decode(path.read_bytes(), 0)
+    except OSError as unreadable:
+        raise RowError(f"unreadable file ({unreadable.strerror})", lasting=False) from None
     except RowError:
         raise RowError("undecodable audio", first_line(error)) from None
 

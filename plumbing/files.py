@@ -71,12 +71,26 @@ def require_writable(path: Path) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
-def require_apart(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
-    """UserError if a file that will be written is one that is read, or one that is written as well."""
+def require_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """`require_writable` of files, None for one not asked for; UserError for one that is read, or written as well."""
     taken = {Path(path).resolve(): path for path in inputs if path}
     for path in filter(None, outputs):
         if (other := taken.setdefault(path.resolve(), path)) is not path:
             raise UserError(f"{path} would be overwritten: {other} is read or written as well; name another file")
+        require_writable(path)
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False if another has it, True where locks are unknown."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
 
 
 def _require_regular(path: Path) -> None:

@@ -84,9 +84,19 @@ def seed(text: str) -> int:
     return value
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text of the command line was UTF-8; else it holds lone surrogates, which nothing can encode."""
+    return text.isascii() or text.encode("utf-8", "replace").decode() == text
+
+
+def files_read(args: argparse.Namespace) -> list[Path | None]:
+    """The single files that flags name to be read; None for those that were not given."""
+    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file")]
+
+
 def template(text: str) -> str:
     """A prompt template: one line that holds {label}, where the class name goes."""
-    if text.encode("utf-8", "replace").decode() != text:
+    if not is_utf8(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8")
     if "{label}" not in text or len(text.splitlines()) != 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not one line that holds {{label}}, where the class name goes")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbing.errors import UserError, log
-from plumbing.files import remove_stale, require_writable, write_json
+from plumbing.files import lock, remove_stale, require_writable, write_json
 from training import checkpoints
 
 
@@ -37,17 +37,12 @@ class RunFolder:
 
     def _hold(self) -> None:
         """Lock the folder while this object or its process lives; UserError if another training holds it."""
-        with contextlib.suppress(ImportError, OSError):  # where locks are unknown nothing is held
-            import fcntl
-
+        with contextlib.suppress(OSError):  # not every system opens folders; what cannot be written is told later
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder, os.O_RDONLY)
             weakref.finalize(self, os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                sentence = f"another training is writing to {self.folder}; give another --output-dir"
-                raise UserError(sentence) from None
+            if not lock(handle):
+                raise UserError(f"another training is writing to {self.folder}; give another --output-dir")
 
     def _set_aside(self, earlier: list[Path]) -> None:
         """Move the files of an earlier run into a folder of their own: nothing is lost and one best file remains."""
