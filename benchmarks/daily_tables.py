@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from geometry_runs import write_csv
+from geometry_runs import METRICS, write_csv
 from material import ROOT, parse, run_main, run_script
 
 SIDES = {  # flags of the training
@@ -34,7 +34,6 @@ SEVEN = (
     "{label} can be heard.",
     "We hear {label}.",
 )
-PROMPT_METRICS = ("acc@1", "acc@5", "map", "map_samples")
 APART, LENGTH, NOISE = 48, 600, 1e-3  # seconds between events and in all; the noise's standard deviation
 WINDOW, THRESHOLD = 2.0, 0.5
 
@@ -131,7 +130,7 @@ def prompts(home: Home, args) -> None:
             scores = ["--save-scores", home.folder / f"prompts_{kind}.safetensors"]
             paths.append(home.test("test_clap_modelscope", f"prompts_{kind}", data, None, *flags, *prompt, *scores))
         found, (one, seven) = differences(home.compare(*paths)), [read(path)["metrics"] for path in paths]
-        rows += [[name, m, f"{one[m]:.4f}", f"{seven[m]:.4f}", *signed(found[m][0])] for m in PROMPT_METRICS]
+        rows += [[name, m, f"{one[m]:.4f}", f"{seven[m]:.4f}", *signed(found[m][0])] for m in METRICS]
     header = ["data", "metric", "one_prompt", "seven_prompts", "difference", "low", "high"]
     write_csv(args.output_dir / "prompts.csv", header, rows)
 

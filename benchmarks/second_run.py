@@ -278,6 +278,7 @@ def main(args) -> None:
 
     wait_gently()  # before torch is loaded, as the scripts do
     table = Table()
+    rows = table.rows
     with tempfile.TemporaryDirectory(dir=args.dir) as name:
         home = Path(name)
         if {"rows", "cache", "stores"} & set(args.parts):
@@ -292,7 +293,7 @@ def main(args) -> None:
                     rows = write_csv(args.output_csv, table.rows, [*PARTS])
     print_table(HEADER[1:5], [row[1:5] for row in table.rows])
     if args.docs:
-        write_docs(args.docs, rows if args.output_csv else table.rows)
+        write_docs(args.docs, rows)
 
 
 if __name__ == "__main__":

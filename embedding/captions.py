@@ -69,7 +69,7 @@ def _captions(folder: ParquetFolder) -> list[list[str]]:
     captions: list[list[str]] = []
     for file, count in folder.rows_of.items():
         try:
-            captions += read_captions({file: count})
+            captions += read_captions(file, count)
         except UserError as error:
             if not folder.skip_bad:
                 raise

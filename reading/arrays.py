@@ -42,8 +42,8 @@ def cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     return _compute.call_function("cast", [array], _compute.CastOptions.safe(kind))
 
 
-def coded(array: pa.Array) -> tuple[list, np.ndarray]:
-    """The distinct values of an array, None among them if there is a null, and (N,) which of them each one is."""
-    options = _compute.DictionaryEncodeOptions(null_encoding="encode")
-    found = _compute.call_function("dictionary_encode", [array], options)
-    return found.dictionary.to_pylist(), numbers(found.indices)
+def coded(array: pa.Array) -> pa.DictionaryArray:
+    """An array as its distinct values, a null among them if there is one, and which of them each one is."""
+    return _compute.call_function(
+        "dictionary_encode", [array], _compute.DictionaryEncodeOptions(null_encoding="encode")
+    )

@@ -30,20 +30,16 @@ def parse_captions(value) -> list[str]:
     return list(found)
 
 
-def read_captions(rows_of: dict[Path, int]) -> list[list[str]]:
-    """The captions of every row of some parquet files, in order. rows_of: {file: its number of rows}.
+def read_captions(file: Path, count: int) -> list[list[str]]:
+    """The captions of the `count` rows of a parquet file, in order.
 
     UserError for a file without such a column, or whose captions cannot be read.
     """
-    captions: list[list[str]] = []
-    for file, count in rows_of.items():
-        try:
-            column = _column(file)
-            texts = [parse_captions(plain(cell)) for cell in column]
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file}: its captions cannot be read: {first_line(error)}") from None
-        captions += texts[:count] + [[]] * (count - len(texts))
-    return captions
+    try:
+        texts = [parse_captions(plain(cell)) for cell in _column(file)]
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: its captions cannot be read: {first_line(error)}") from None
+    return texts[:count] + [[]] * (count - len(texts))
 
 
 def _column(file: Path) -> Iterable:

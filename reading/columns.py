@@ -34,13 +34,13 @@ def parse_column(column: pa.ChunkedArray, classes: ClassList) -> pa.Array:
     if flat is not None:
         texts, counts = flat
         try:
-            distinct, which = coded(texts)
-            parsed = [[] if text is None else classes.parse(text) for text in distinct]
+            distinct = coded(texts)
+            parsed = [[] if text is None else classes.parse(text) for text in distinct.dictionary.to_pylist()]
         except UnicodeDecodeError:
             pass  # such a cell counts as empty as a whole
         else:
             row = np.repeat(np.arange(len(column)), counts)
-            return _lists(row, which, parsed, len(column))
+            return _lists(row, numbers(distinct.indices), parsed, len(column))
     return pa.array([classes.parse(plain(cell)) for cell in column], LABELS)
 
 
@@ -79,10 +79,10 @@ def _lists(row: np.ndarray, codes: np.ndarray, parsed: list[list[str]], count: i
 
 def name_machine_ids(labels: pa.Array, classes: ClassList) -> pa.Array:
     """The label lists of a column of machine ids, as names where the class list knows them."""
-    texts, which = coded(labels.flatten())
-    found = [(text, classes.find(text)) for text in texts]
+    texts = coded(labels.flatten())
+    found = [(text, classes.find(text)) for text in texts.dictionary.to_pylist()]
     names = pa.array([text if place is None else classes.names[place] for text, place in found], pa.string())
-    return pa.LargeListArray.from_arrays(labels.offsets, compute("take", names, arrow(which)))
+    return pa.LargeListArray.from_arrays(labels.offsets, compute("take", names, texts.indices))
 
 
 def video_id_column(column: pa.ChunkedArray | None, stem: str, first: int, count: int) -> pa.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -55,11 +56,9 @@ class ClassList:
         names = [name for name, _ in sorted(table, key=lambda pair: pair[1])]
         if not all(map(normalise, names)):
             raise UserError(f"--class-labels {path} holds an empty class name; each class needs a name")
-        if len({index for _, index in table}) < len(names) or len(set(map(normalise, names))) < len(names):
-            seen: set = set()
-            keys = [index for _, index in table] + [normalise(name) for name in names]
-            twice = next(key for key in keys if key in seen or seen.add(key))
-            raise UserError(f"--class-labels {path} holds the index or name {twice!r} twice; each must occur once")
+        counts = Counter([*(index for _, index in table), *map(normalise, names)])
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise UserError(f"--class-labels {path} holds the index or name {twice[0]!r} twice; each must occur once")
         return cls(names)
 
     def __len__(self) -> int:

@@ -71,7 +71,7 @@ class Rows:
     @cached_property
     def videos(self) -> np.ndarray:
         """(N,) int: which video, counted from 0 in the order in which they first occur."""
-        return coded(self._column("video_id"))[1]
+        return numbers(coded(self._column("video_id")).indices)
 
     @property
     def human_labels(self) -> pa.Array:
@@ -89,9 +89,9 @@ class Rows:
     def matches(self) -> tuple[np.ndarray, np.ndarray]:
         """(row, class position) of every true class, ascending, each once."""
         labels, width = self.human_labels, len(self.classes)
-        texts, which = coded(compute("list_flatten", labels))
-        found = [self.classes.find(text) for text in texts]
-        position = np.array([-1 if place is None else place for place in found], np.int64)[which]
+        texts = coded(compute("list_flatten", labels))
+        found = [self.classes.find(text) for text in texts.dictionary.to_pylist()]
+        position = np.array([-1 if place is None else place for place in found], np.int64)[numbers(texts.indices)]
         row = np.repeat(np.arange(len(labels)), self.label_counts)
         pairs = np.sort((row * width + position)[position >= 0])
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]

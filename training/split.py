@@ -11,7 +11,7 @@ import torch
 
 from embedding.truth import Truth
 from plumbing.errors import UserError
-from reading.arrays import arrow, coded
+from reading.arrays import arrow, coded, numbers
 
 ROWS_AT_ONCE = 4096  # that are hashed at once
 
@@ -22,7 +22,7 @@ def split_by_video(videos: Sequence, train_ratio: float, seed: int) -> tuple[tor
     videos (N,): which video each clip is of, as numbers (Rows.videos) or as texts.
     """
     as_numbers = isinstance(videos, np.ndarray) and videos.dtype.kind == "i"
-    videos = coded(arrow(videos) if as_numbers else pa.array(videos))[1]
+    videos = numbers(coded(arrow(videos) if as_numbers else pa.array(videos)).indices)
     sizes = np.bincount(videos)
     if len(sizes) < 2:
         raise UserError(f"{len(videos)} usable clips of {len(sizes)} video cannot be split; two videos are needed")
