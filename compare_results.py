@@ -19,10 +19,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from plumbing.errors import UserError, log
-from plumbing.files import require_outputs, write_atomic, write_json
-from plumbing.flags import CLASS_LABELS, Parser, at_least
-from plumbing.run import run
+from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.plumbing.files import require_outputs, write_atomic, write_json
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS, Parser, at_least
+from hyperbolic_clap.plumbing.run import run
 
 
 def parser() -> Parser:
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("one result file cannot be compared; name two or more, the baseline first")
     markdown = Path(args.markdown) if args.markdown and args.markdown != "-" else None
     require_outputs((args.output_json, markdown, args.report), args.results)
-    from results.tables import render
+    from hyperbolic_clap.results.tables import render
 
     labels = [path.stem.removeprefix("results_") for path in args.results]
     if len(set(labels)) < len(labels):
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
         text = render(report, markdown=True).encode("utf-8", "backslashreplace")
         write_atomic(markdown, lambda temporary: temporary.write_bytes(text))
     if args.report:
-        from results.report.page import write_report
+        from hyperbolic_clap.reporting.page import write_report
 
         write_report(args.report, files, report, 0 if args.no_audio else args.audio_clips)
         log.info("report: %s", args.report)
@@ -73,9 +73,9 @@ def main(args: argparse.Namespace) -> None:
 
 def compare_files(args: argparse.Namespace, labels: list[str]) -> tuple[list, dict]:
     """Results files of classification, or of retrieval, and their comparison; UserError if they are of both."""
-    from results.compare import compare
-    from results.files import load, read
-    from results.retrieval import compare_retrieval, is_retrieval, read_retrieval
+    from hyperbolic_clap.results.compare import compare
+    from hyperbolic_clap.results.files import load, read
+    from hyperbolic_clap.results.retrieval import compare_retrieval, is_retrieval, read_retrieval
 
     contents = {label: (path, load(path)) for path, label in zip(args.results, labels, strict=True)}
     kinds = {label: is_retrieval(content) for label, (_, content) in contents.items()}

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from CLAP import SAMPLE_RATE
-from plumbing.errors import UserError, first_line, log, warn
-from reading import audio
-from reading.cells import audio_cell, may_hold_audio, may_hold_text, plain
-from reading.columns import read_columns
-from reading.labels import ClassList
-from reading.rows import Rows, video_id
+from hyperbolic_clap.plumbing.errors import UserError, first_line, log, warn
+from hyperbolic_clap.reading import audio
+from hyperbolic_clap.reading.cells import audio_cell, may_hold_audio, may_hold_text, plain
+from hyperbolic_clap.reading.columns import read_columns
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.reading.rows import Rows, video_id
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
 MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads

@@ -17,10 +17,10 @@ import re
 import sys
 from pathlib import Path
 
-from plumbing.errors import UserError, first_line, log, warn
-from plumbing.files import write_atomic
-from plumbing.flags import CLASS_LABELS, Parser
-from plumbing.run import run
+from hyperbolic_clap.plumbing.errors import UserError, first_line, log, warn
+from hyperbolic_clap.plumbing.files import write_atomic
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS, Parser
+from hyperbolic_clap.plumbing.run import run
 
 
 def parser() -> Parser:
@@ -40,9 +40,10 @@ def parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from results import card, files
-    from results.retrieval import is_retrieval
-    from training import checkpoints, exported
+    from hyperbolic_clap.projector import checkpoints, exported
+    from hyperbolic_clap.reporting import card
+    from hyperbolic_clap.results import files
+    from hyperbolic_clap.results.retrieval import is_retrieval
 
     if args.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", args.push):
         raise UserError(f"--push {args.push} is no ModelScope id of the form OWNER/NAME")

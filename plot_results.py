@@ -21,12 +21,12 @@ import io
 import sys
 from pathlib import Path
 
-from plumbing.errors import UserError, log
-from plumbing.files import require_writable, write_atomic
-from plumbing.flags import Parser, add_shared_flags, at_least
-from plumbing.run import run
-from results.disk import draw_disk
-from results.pictures import draw_gains, draw_losses, draw_reliability, draw_similarities
+from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.plumbing.files import require_writable, write_atomic
+from hyperbolic_clap.plumbing.flags import Parser, add_shared_flags, at_least
+from hyperbolic_clap.plumbing.run import run
+from hyperbolic_clap.reporting.disk import draw_disk
+from hyperbolic_clap.reporting.pictures import draw_gains, draw_losses, draw_reliability, draw_similarities
 
 DPI = 200  # twice the 880 pixels of a README's width
 COLOURS = 128  # of a PNG: with a palette it is a third as large

@@ -18,11 +18,11 @@ import re
 import sys
 from pathlib import Path
 
-from plumbing.device import choose_device
-from plumbing.errors import RowError, UserError, log, warn
-from plumbing.files import require_outputs, write_atomic, write_json
-from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least, is_utf8
-from plumbing.run import describe_run, run
+from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
+from hyperbolic_clap.plumbing.files import require_outputs, write_atomic, write_json
+from hyperbolic_clap.plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least, is_utf8
+from hyperbolic_clap.plumbing.run import describe_run, run
 
 MAX_QUERY = 1000  # characters; CLAP's text tower reads far fewer
 
@@ -46,14 +46,14 @@ def parser() -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     check_queries(args)
-    from embedding.folder import Sources
-    from embedding.texts import read_prompts
-    from results.search import nearest, project
-    from training.heads import open_head
+    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline
+    from hyperbolic_clap.embedding.texts import read_prompts
+    from hyperbolic_clap.inference.search import nearest, project
+    from hyperbolic_clap.projector.projector import open_projector
 
     device = choose_device(args.device)
-    head = open_head(args, device)
-    sources = Sources(args, device, prompts=head.prompts(read_prompts(args)), labelled=False)
+    head = open_projector(args, device)
+    sources = EmbeddingPipeline(args, device, prompts=head.prompts(read_prompts(args)), labelled=False)
     head.require_model(sources.encoder)
     saved = args.save_audio and args.save_audio / "any"
     require_outputs([args.output_json, saved], [*sources.inputs, *args.like])
@@ -92,8 +92,8 @@ def check_queries(args: argparse.Namespace) -> None:
 
 def text_queries(args: argparse.Namespace, sources, head) -> dict:
     """{text: its (B, D) vectors}: one, or those of its branch."""
-    from results.inner import branch_of
-    from results.ontology import audioset
+    from hyperbolic_clap.metrics.ontology import audioset
+    from hyperbolic_clap.metrics.superclasses import branch_of
 
     tree = audioset()
     branches = {text: (branch_of(text, tree) if args.branches else []) for text in args.query}
@@ -105,7 +105,7 @@ def text_queries(args: argparse.Namespace, sources, head) -> dict:
 
 def sound_queries(args: argparse.Namespace, sources, head) -> dict:
     """{path: its (1, D) vector}; UserError for a file that is no sound."""
-    from embedding.files import embed_files, find_sounds
+    from hyperbolic_clap.embedding.files import embed_files, find_sounds
 
     missing = [path for path in args.like if not path.is_file()]
     if missing:

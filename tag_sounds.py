@@ -20,11 +20,19 @@ import io
 import sys
 from pathlib import Path
 
-from plumbing.device import choose_device
-from plumbing.errors import RowError, UserError, log, warn
-from plumbing.files import require_outputs, require_writable, write_atomic, write_json
-from plumbing.flags import Parser, add_head_flags, add_model_flags, at_least, files_read, fraction, positive
-from plumbing.run import describe_run, run
+from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
+from hyperbolic_clap.plumbing.files import require_outputs, require_writable, write_atomic, write_json
+from hyperbolic_clap.plumbing.flags import (
+    Parser,
+    add_head_flags,
+    add_model_flags,
+    at_least,
+    files_read,
+    fraction,
+    positive,
+)
+from hyperbolic_clap.plumbing.run import describe_run, run
 
 LONGEST = 10.0  # seconds of a window, the model's own length
 HEADER = ("start", "end", "class", "probability")
@@ -54,17 +62,17 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("tagging needs a trained head, whose logits are probabilities; give --projection-checkpoint")
     if args.timeline and (args.hop > args.window or args.window > LONGEST):
         raise UserError(f"--window {args.window:g} must be {LONGEST:g} at most, and --hop {args.hop:g} at most that")
-    from embedding.files import find_sounds
-    from embedding.folder import open_encoder
-    from embedding.texts import read_prompts
-    from reading.labels import ClassList
-    from results.tagging import Tagger
-    from training.heads import open_head
+    from hyperbolic_clap.embedding.files import find_sounds
+    from hyperbolic_clap.embedding.pipeline import open_encoder
+    from hyperbolic_clap.embedding.texts import read_prompts
+    from hyperbolic_clap.inference.tagging import Tagger
+    from hyperbolic_clap.projector.projector import open_projector
+    from hyperbolic_clap.reading.labels import ClassList
 
     files = find_sounds(args.sounds)
     classes = ClassList.read(args.class_labels)
     device = choose_device(args.device)
-    head = open_head(args, device)
+    head = open_projector(args, device)
     if not head.calibration:
         warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
     encoder, cache, _ = open_encoder(args, device)
@@ -103,7 +111,7 @@ def tags(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict
 
     UserError if no file can be used.
     """
-    from embedding.files import embed_files
+    from hyperbolic_clap.embedding.files import embed_files
 
     used, audio, skipped = embed_files(files, tagger.encoder, tagger.cache, workers=args.workers,
                                        batch_size=args.encode_batch_size)  # fmt: skip
@@ -123,7 +131,7 @@ def timelines(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list
 
     UserError if no file can be used.
     """
-    from embedding.skipped import Skipped
+    from hyperbolic_clap.embedding.skipped import Skipped
 
     found, skipped = [], Skipped()
     for path in files:

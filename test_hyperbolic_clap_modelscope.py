@@ -8,7 +8,7 @@
 
 import sys
 
-from plumbing.run import run
+from hyperbolic_clap.plumbing.run import run
 from test_clap_modelscope import main, parser
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ import sys
 import time
 from pathlib import Path
 
-from plumbing.device import choose_device
-from plumbing.errors import log
-from plumbing.files import require_outputs, write_json
-from plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
-from plumbing.run import describe_run, run
+from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.errors import log
+from hyperbolic_clap.plumbing.files import require_outputs, write_json
+from hyperbolic_clap.plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
+from hyperbolic_clap.plumbing.run import describe_run, run
 
 
 def parser() -> Parser:
@@ -37,18 +37,18 @@ def parser() -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
-    from embedding.captions import embed_captions
-    from embedding.folder import Sources
-    from embedding.texts import read_prompts
-    from plumbing.ranks import open_ranks
-    from results.retrieval import evaluate_retrieval
-    from training.heads import open_head
+    from hyperbolic_clap.embedding.pairs import embed_captions
+    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline
+    from hyperbolic_clap.embedding.texts import read_prompts
+    from hyperbolic_clap.plumbing.ranks import open_ranks
+    from hyperbolic_clap.projector.projector import open_projector
+    from hyperbolic_clap.results.retrieval import evaluate_retrieval
 
     device = choose_device(args.device)
-    head = open_head(args, device)
+    head = open_projector(args, device)
     prompts = head.prompts(read_prompts(args))
     ranks = open_ranks()
-    sources = Sources(args, device, ranks, prompts, labelled=False)
+    sources = EmbeddingPipeline(args, device, ranks, prompts, labelled=False)
     head.require_model(sources.encoder)
     output = args.output_json or default_output(head)
     if not ranks.rank:

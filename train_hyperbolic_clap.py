@@ -22,10 +22,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
-from plumbing.device import choose_device
-from plumbing.errors import UserError, log
-from plumbing.flags import Parser, add_shared_flags, at_least, fraction, not_negative, positive, scale, seed, share
-from plumbing.run import describe_run, run
+from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.plumbing.flags import (
+    Parser,
+    add_shared_flags,
+    at_least,
+    fraction,
+    not_negative,
+    positive,
+    scale,
+    seed,
+    share,
+)
+from hyperbolic_clap.plumbing.run import describe_run, run
 
 
 def parser() -> Parser:
@@ -119,20 +129,20 @@ def parser() -> Parser:
 def main(args: argparse.Namespace) -> None:
     check(args)
     captions = args.text == "captions"
-    from embedding.captions import embed_captions
-    from embedding.folder import Sources, reason_against
-    from plumbing.ranks import open_ranks
-    from training.calibration import calibration
-    from training.captions import CaptionTrainer
-    from training.groups import groups, require_column
-    from training.loop import Settings, Trainer
-    from training.split import fingerprint, split_by_video
-    from training.trackers import open_tracker, require
+    from hyperbolic_clap.embedding.pairs import embed_captions
+    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, reason_against
+    from hyperbolic_clap.plumbing.ranks import open_ranks
+    from hyperbolic_clap.training.calibration import calibration
+    from hyperbolic_clap.training.caption_trainer import CaptionTrainer
+    from hyperbolic_clap.training.groups import groups, require_column
+    from hyperbolic_clap.training.split import fingerprint, split_by_video
+    from hyperbolic_clap.training.trackers import open_tracker, require
+    from hyperbolic_clap.training.trainer import Settings, Trainer
 
     ranks = open_ranks()
     require(args.log_to)
     device = choose_device(args.device)
-    sources = Sources(args, device, ranks, labelled=not captions)
+    sources = EmbeddingPipeline(args, device, ranks, labelled=not captions)
     encoder = sources.encoder
     require_column(sources.folder, args.split_by)
     if args.output_dim > encoder.embed_dim:
@@ -182,7 +192,7 @@ def about(args: argparse.Namespace, sources, material, train, settings, data) ->
 
     data: a future of the data's fingerprint, since hashing a million vectors takes seconds, beside the first steps.
     """
-    from training.prototypes import prototypes
+    from hyperbolic_clap.projector.prototypes import prototypes
 
     identity = {"prompt": sources.prompt} | settings.identity()
     identity |= {"split_by": args.split_by} if args.split_by != "video_id" else {}
@@ -197,7 +207,7 @@ def about(args: argparse.Namespace, sources, material, train, settings, data) ->
 
 def open_output(args: argparse.Namespace, device, ranks, encoder):
     """The RunFolder of this run; under torchrun it is resumed when the ranks were restarted."""
-    from training.run_folder import RunFolder
+    from hyperbolic_clap.training.run_folder import RunFolder
 
     setup = describe_run(args, device, ranks.size) | {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

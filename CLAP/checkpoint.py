@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 
 from CLAP import SAMPLE_RATE
-from plumbing.device import cores
-from plumbing.errors import UserError, first_line, log
-from plumbing.known import KnownFiles
+from hyperbolic_clap.plumbing.device import cores
+from hyperbolic_clap.plumbing.errors import UserError, first_line, log
+from hyperbolic_clap.plumbing.file_index import FileIndex
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -118,8 +118,8 @@ class ModelFolder:
     there are shards. known: the table that may say what the files hash to.
     """
 
-    def __init__(self, folder: Path, known: KnownFiles | None = None):
-        self.folder, self.known = folder, known or KnownFiles(None)
+    def __init__(self, folder: Path, known: FileIndex | None = None):
+        self.folder, self.known = folder, known or FileIndex(None)
         self.weights = next(name for name in WEIGHTS if (folder / name).is_file())
         self._refuse_pointers()
         self.config = self._json("config.json")

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from CLAP.checkpoint import ModelFolder, resolve_checkpoint
-from plumbing.errors import UserError, first_line
-from plumbing.known import KnownFiles
-from plumbing.versions import version
+from hyperbolic_clap.plumbing.errors import UserError, first_line
+from hyperbolic_clap.plumbing.file_index import FileIndex
+from hyperbolic_clap.plumbing.versions import version
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
 TEXT_BATCH = 16
@@ -32,7 +32,7 @@ class Encoder:
     """
 
     def __init__(
-        self, checkpoint: str, device: torch.device, autocast: bool = True, known: KnownFiles | None = None
+        self, checkpoint: str, device: torch.device, autocast: bool = True, known: FileIndex | None = None
     ):
         self.name = checkpoint
         files = ModelFolder(resolve_checkpoint(checkpoint), known)

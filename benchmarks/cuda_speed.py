@@ -23,9 +23,9 @@ def main(args) -> None:
 
     from CLAP.encoder import Encoder
     from data import ParquetFolder
-    from plumbing.device import choose_device
-    from plumbing.flags import CLASS_LABELS
-    from reading.labels import ClassList
+    from hyperbolic_clap.plumbing.device import choose_device
+    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.reading.labels import ClassList
 
     device = choose_device(args.device)
     print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU, no GPU'}\n")
@@ -50,8 +50,8 @@ def encoding(encoder, folder, args) -> None:
     """Clips a second of the whole way, of its parts on the device, and which of them bounds it."""
     import torch
 
-    from CLAP.cache import EmbeddingCache
     from data import decode
+    from hyperbolic_clap.embedding.store import EmbeddingCache
 
     device, size = encoder.device, args.encode_batch_size
     waveforms = [decode(clip) for clip in folder]
@@ -97,7 +97,7 @@ def encoding(encoder, folder, args) -> None:
 
 def embed(folder, encoder, cache, size) -> None:
     """The product's own way over a folder."""
-    from embedding.clips import embed_clips
+    from hyperbolic_clap.embedding.clips import embed_clips
 
     for _ in embed_clips(folder, encoder, cache, batch_size=size):
         pass
@@ -112,7 +112,7 @@ def decode_one(clip) -> object:
 
 def decoding(folder, args) -> None:
     """Threads against processes on all cores."""
-    from plumbing.device import cores
+    from hyperbolic_clap.plumbing.device import cores
 
     clips = list(folder)
 
@@ -132,7 +132,7 @@ def training(device, args) -> None:
     """Microseconds of a training step, the device waits in it, and 10 epochs over 10,000 clips."""
     import torch
 
-    from training.loop import Settings, Trainer
+    from hyperbolic_clap.training.trainer import Settings, Trainer
 
     draw = torch.Generator().manual_seed(0)
     count = args.training_clips

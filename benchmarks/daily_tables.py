@@ -83,7 +83,7 @@ def signed(entry: dict) -> list[str]:
 
 def retrieval(home: Home, args) -> None:
     """Both directions of every side, and every pair of sides that a sentence is about."""
-    from results.retrieval import ORDER, WAYS
+    from hyperbolic_clap.results.retrieval import ORDER, WAYS
 
     for part in ("train_balanced", "eval"):
         captioned = home.folder / "captioned" / part
@@ -139,10 +139,10 @@ def heads(home: Home, args) -> None:
     """Inner classes by their own text and by their branch, and the calibration, of heads trained at the defaults."""
     import numpy as np
 
-    import results.files
-    from plumbing.flags import CLASS_LABELS
-    from results.measures import Measures
-    from results.ontology import audioset
+    from hyperbolic_clap.metrics.ontology import audioset
+    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.results import files
+    from hyperbolic_clap.results.measures import Measures
 
     inner = []
     for side, flags in {UNTRAINED: None, **SIDES}.items():
@@ -152,10 +152,10 @@ def heads(home: Home, args) -> None:
         head = home.train(name, args.sounds / "train_balanced", *flags) if flags is not None else None
         scores = ["--num-samples", 1000, "--save-scores", home.folder / f"{name}.safetensors"]
         path = home.test("test_clap_modelscope", name, args.sounds / "eval", head, *scores)
-        file = results.files.read(path, name, None, CLASS_LABELS)
+        file = files.read(path, name, None, CLASS_LABELS)
         gain = Measures(file, np.flatnonzero(file.valid), file.depth, audioset()).gain_of_branches(10_000, 0)
         found = read(path)
-        values = [found["ontology"][m] for m in results.files.INNER]
+        values = [found["ontology"][m] for m in files.INNER]
         row = [side if head is None else f"{side} (defaults)", found["ontology"]["inner_classes"]]
         inner.append([*row, *(f"{x:.4f}" for x in (*values, *gain.values()))])
     header = ["side", "inner_classes", "map_inner", "map_inner_descendants", "gain", "low", "high"]
@@ -221,7 +221,7 @@ PARTS = {"retrieval": retrieval, "prompts": prompts, "heads": heads, "timeline":
 
 
 def main(args) -> None:
-    from plumbing.device import wait_gently
+    from hyperbolic_clap.plumbing.device import wait_gently
 
     wait_gently()  # before torch is loaded, as the scripts do
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -18,12 +18,12 @@ def main() -> None:
     import torch
     from transformers import ClapFeatureExtractor
 
-    from CLAP.cache import EmbeddingCache
     from CLAP.encoder import Encoder
     from data import ParquetFolder, decode
-    from embedding.clips import embed_clips
-    from plumbing.flags import CLASS_LABELS
-    from reading.labels import ClassList
+    from hyperbolic_clap.embedding.clips import embed_clips
+    from hyperbolic_clap.embedding.store import EmbeddingCache
+    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.reading.labels import ClassList
 
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

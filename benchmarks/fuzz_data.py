@@ -26,10 +26,10 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import Clip, ParquetFolder, decode
-from plumbing.errors import RowError, UserError
-from plumbing.flags import CLASS_LABELS
-from reading.audio import MAX_SAMPLES
-from reading.labels import ClassList
+from hyperbolic_clap.plumbing.errors import RowError, UserError
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.audio import MAX_SAMPLES
+from hyperbolic_clap.reading.labels import ClassList
 
 BATCH_SECONDS = 10
 HANG_SECONDS = 60  # beyond the batch's own time: one input that takes so long counts as a crash

@@ -44,7 +44,7 @@ class Data:
 
     def fingerprint(self) -> str:
         """A name for the data, to know again what belongs to it."""
-        from training.split import fingerprint
+        from hyperbolic_clap.training.split import fingerprint
 
         folders = [self.train, *self.measured.values()]
         return fingerprint(self.text, *(x for folder in folders for x in (folder.audio, folder.targets)))[:16]
@@ -54,8 +54,8 @@ def open_encoder(checkpoint: str):
     """A CLAP on the CPU and its cache, the user's own."""
     import torch
 
-    from CLAP.cache import EmbeddingCache, default_folder
     from CLAP.encoder import Encoder
+    from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
 
     encoder = Encoder(checkpoint, torch.device("cpu"))
     return encoder, EmbeddingCache(default_folder(), encoder.fingerprint)
@@ -66,13 +66,13 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
     import torch
 
     from data import ParquetFolder
-    from embedding.folder import reason_against
-    from embedding.table import embed_rows
-    from embedding.texts import embed_classes
-    from plumbing.flags import CLASS_LABELS
-    from plumbing.known import KnownFiles
-    from reading.labels import ClassList
-    from training.groups import groups, require_column
+    from hyperbolic_clap.embedding.pipeline import reason_against
+    from hyperbolic_clap.embedding.row_index import embed_rows
+    from hyperbolic_clap.embedding.texts import embed_classes
+    from hyperbolic_clap.plumbing.file_index import FileIndex
+    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.reading.labels import ClassList
+    from hyperbolic_clap.training.groups import groups, require_column
 
     classes = ClassList.read(CLASS_LABELS)
     encoder, cache = open_encoder(checkpoint)
@@ -80,7 +80,7 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
     def embed(folder: Path, column: str = "video_id") -> Folder:
         whole = ParquetFolder(folder, classes)
         require_column(whole, column)
-        rows, audio, *_ = embed_rows(whole, KnownFiles(None), (0, whole.num_rows), encoder, cache, reason_against)
+        rows, audio, *_ = embed_rows(whole, FileIndex(None), (0, whole.num_rows), encoder, cache, reason_against)
         return Folder(audio, torch.from_numpy(rows.targets), groups(whole, rows, column))
 
     return Data(
@@ -117,7 +117,7 @@ def open_data(args: argparse.Namespace) -> tuple[Data, str]:
 
 def rows_kept(path: Path, name: str, wanted: bool, work: Callable[[], list[list]]) -> list[list]:
     """Rows that lie in a file already, or else what `work` makes if it is wanted; sys.exit if made of other data."""
-    from plumbing.files import write_json
+    from hyperbolic_clap.plumbing.files import write_json
 
     if not path.exists():
         if not wanted:
@@ -190,9 +190,9 @@ def fit(settings) -> Run:
     import numpy as np
     import torch
 
-    from plumbing.errors import UserError
-    from training.loop import Trainer
-    from training.split import split_by_video
+    from hyperbolic_clap.plumbing.errors import UserError
+    from hyperbolic_clap.training.split import split_by_video
+    from hyperbolic_clap.training.trainer import Trainer
 
     train, validation = split_by_video(DATA.train.sources, 0.8, settings.seed)
     trainer = Trainer(settings, DATA.train.audio, DATA.train.targets, DATA.text, train, validation)
@@ -223,7 +223,7 @@ def resampled(scores, name: str):
     """(RESAMPLES, 4) float32: the metrics of resampled clips of a folder, the same draws for every scores."""
     import numpy as np
 
-    from results.bootstrap import Ranking, draw
+    from hyperbolic_clap.metrics.bootstrap import Ranking, draw
 
     targets = DATA.measured[name].targets.numpy()
     hits = np.take_along_axis(targets, np.argsort(-scores, axis=1), axis=1)
@@ -260,7 +260,7 @@ DIFFERENCE_COLUMNS = [f"{metric}{end}" for metric in METRICS for end in ("", " l
 
 def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
     """A table whose first line says what wrote it, when and where; whole or not at all."""
-    from plumbing.files import write_atomic
+    from hyperbolic_clap.plumbing.files import write_atomic
 
     text = io.StringIO()
     command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])

@@ -31,7 +31,7 @@ class Trial:
 
     def settings(self, side: str, loss: str, dim: int):
         """In the training script's own flags."""
-        from training.loop import Settings
+        from hyperbolic_clap.training.trainer import Settings
 
         known, radius = SIDES[side], self.audio_radius
         return Settings(
@@ -66,7 +66,7 @@ def trials() -> list[Trial]:
 
 def flags(settings) -> str:
     """What differs from the defaults, as the training script's flags."""
-    from training.loop import Settings
+    from hyperbolic_clap.training.trainer import Settings
 
     default = asdict(Settings())
     changed = {name: value for name, value in asdict(settings).items() if value != default[name] and name != "seed"}
@@ -99,7 +99,7 @@ def search(executor, loss: str, dim: int, measured: list[str], data: str, path: 
     """Search every side of a cell and write it to `path`; measured: the folders there are, eval and perhaps other."""
     import numpy as np
 
-    from plumbing.files import write_atomic
+    from hyperbolic_clap.plumbing.files import write_atomic
 
     space = trials()
     started = {side: [executor.submit(fit, trial.settings(side, loss, dim)) for trial in space] for side in SIDES}

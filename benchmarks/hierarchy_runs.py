@@ -25,10 +25,10 @@ class Tree(Data):
 
 
 def with_tree(data: Data, checkpoint: str) -> Tree:
-    from embedding.texts import embed_classes
-    from plumbing.flags import CLASS_LABELS
-    from reading.labels import ClassList
-    from results.ontology import audioset
+    from hyperbolic_clap.embedding.texts import embed_classes
+    from hyperbolic_clap.metrics.ontology import audioset
+    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.reading.labels import ClassList
 
     nodes = embed_classes(audioset().names[1:], *geometry_runs.open_encoder(checkpoint))
     return Tree(data.train, data.measured, data.text, nodes, ClassList.read(CLASS_LABELS).names)
@@ -41,7 +41,7 @@ def drawn(clips: int, width: int, work):
     """work: (B, clips) weights -> (B,)."""
     import numpy as np
 
-    from results.bootstrap import draw
+    from hyperbolic_clap.metrics.bootstrap import draw
 
     as_it_is = np.ones((1, clips), np.float32)
     return np.concatenate([work(as_it_is), *(work(weights) for weights in draw(clips, RESAMPLES, 0, width))])
@@ -49,7 +49,7 @@ def drawn(clips: int, width: int, work):
 
 def mean_precision(scores, targets):
     """Average precision of each class that occurs, averaged over them."""
-    from results.bootstrap import Ranking, mean_of_classes
+    from hyperbolic_clap.metrics.bootstrap import Ranking, mean_of_classes
 
     ranking = Ranking(scores, targets)
     return drawn(len(targets), ranking.width, lambda weights: mean_of_classes(ranking(weights)[0]))
@@ -72,7 +72,7 @@ def head_of(projector=None, scale=None):
     """The product's head around a projector; without one, CLAP's own cosine."""
     import torch
 
-    from training.heads import Head
+    from hyperbolic_clap.projector.projector import Head
 
     head = Head(None, torch.device("cpu"))
     if projector is not None:
@@ -93,10 +93,10 @@ def tree_figures(head=None) -> dict:
     import numpy as np
     import torch
 
-    from results import walks
-    from results.bootstrap import ratio
-    from results.inner import inner_similarities
-    from results.ontology import audioset, radius_follows_depth
+    from hyperbolic_clap.metrics import traversal as walks
+    from hyperbolic_clap.metrics.bootstrap import ratio
+    from hyperbolic_clap.metrics.ontology import audioset, radius_follows_depth
+    from hyperbolic_clap.metrics.superclasses import inner_similarities
 
     data, tree, found, head = geometry_runs.DATA, audioset(), {}, head or head_of()
     nodes, place = tree.find(data.names)[0], {name: i for i, name in enumerate(tree.names[1:])}
@@ -124,8 +124,8 @@ def tree_figures(head=None) -> dict:
 
 def trained(settings, targets=None, text=None, shots: int = 0, cones: float = 0.0):
     """The head of one training; targets and text: others than the folder's and the classes'."""
-    from training.loop import Trainer
-    from training.split import split_by_video
+    from hyperbolic_clap.training.split import split_by_video
+    from hyperbolic_clap.training.trainer import Trainer
 
     data = geometry_runs.DATA
     targets = data.train.targets if targets is None else targets
@@ -156,7 +156,7 @@ def closed_run(settings) -> dict:
     """A training on all nodes of the tree, each clip labelled with the ancestors of its classes too."""
     import torch
 
-    from results.ontology import audioset
+    from hyperbolic_clap.metrics.ontology import audioset
 
     data, tree = geometry_runs.DATA, audioset()
     above = torch.from_numpy(tree.ancestors[tree.find(data.names)[0]][:, 1:]).float()
@@ -188,7 +188,7 @@ def add_cones(trainer, weight: float) -> None:
     """Ask that children's texts lie in the cones of their parents', and training clips in those of their classes'."""
     import torch
 
-    from results.ontology import audioset
+    from hyperbolic_clap.metrics.ontology import audioset
 
     data, tree, projector, plain = geometry_runs.DATA, audioset(), trainer.projector, trainer.loss
     child, parent = zip(*((i, p) for i, some in enumerate(tree.parents) for p in some if p), strict=True)
@@ -211,8 +211,8 @@ def held_out(subtree: bool) -> list:
     """For each seed the classes that are held out, all of which occur in training and evaluation."""
     import numpy as np
 
-    from results.inner import inner_nodes
-    from results.ontology import audioset
+    from hyperbolic_clap.metrics.ontology import audioset
+    from hyperbolic_clap.metrics.superclasses import inner_nodes
 
     data, tree = geometry_runs.DATA, audioset()
     occurs = data.measured["eval"].targets.numpy().any(0) & data.train.targets.numpy().any(0)
@@ -246,8 +246,8 @@ def few_run(settings, shots: int) -> dict:
 def prototype_run(shots: int, seed: int) -> dict:
     """Untrained cosine and the prototypes of the few clips, their weight chosen on the validation clips."""
     from hyperbolic import cosine_similarity
-    from training.prototypes import added, prototypes
-    from training.split import split_by_video
+    from hyperbolic_clap.projector.prototypes import added, prototypes
+    from hyperbolic_clap.training.split import split_by_video
 
     data = geometry_runs.DATA
     train, validation = split_by_video(data.train.sources, 0.8, seed)

@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import ParquetFolder, decode
-from plumbing.errors import RowError, UserError
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList
+from hyperbolic_clap.plumbing.errors import RowError, UserError
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.labels import ClassList
 
 
 def what_happens(folder: Path, classes: ClassList) -> tuple[int, Counter, str]:

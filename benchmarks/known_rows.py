@@ -17,11 +17,11 @@ def make_rows(folder: Path, cache_dir: Path, count: int, files: int = 20) -> Non
     import pyarrow.parquet as pq
     import torch
 
-    from CLAP.cache import SEGMENT_ROWS
     from CLAP.encoder import Encoder
-    from CLAP.segments import write
-    from embedding.table import KEYED, kind_of
-    from plumbing.known import KnownFiles, look
+    from hyperbolic_clap.embedding.row_index import KEYED, kind_of
+    from hyperbolic_clap.embedding.segments import write
+    from hyperbolic_clap.embedding.store import SEGMENT_ROWS
+    from hyperbolic_clap.plumbing.file_index import FileIndex, stat_token
 
     encoder = Encoder(str(TINY), torch.device("cpu"))
     store, names, rng = cache_dir / encoder.fingerprint[:32] / "store", class_names(), np.random.default_rng(0)
@@ -48,17 +48,17 @@ def make_rows(folder: Path, cache_dir: Path, count: int, files: int = 20) -> Non
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             write(store / f"{number}_{len(waiting)}.safetensors", encoder.fingerprint, part, vectors)
     time.sleep(4)  # until no file is young
-    known = KnownFiles(cache_dir)
+    known = FileIndex(cache_dir)
     for path, keys in found:
         arrays = {"keys": keys, "state": np.full(len(keys), KEYED, np.uint8)}
-        known.keep(path, kind_of(encoder), look(path), arrays, reasons=[])
+        known.put(path, kind_of(encoder), stat_token(path), arrays, reasons=[])
 
 
 def trainer(train: int):
     """A Trainer on random unit vectors with 527 classes, 512 dimensions and batches of 16."""
     import torch
 
-    from training.loop import Settings, Trainer
+    from hyperbolic_clap.training.trainer import Settings, Trainer
 
     draw = torch.Generator().manual_seed(0)
     audio, text = (torch.nn.functional.normalize(torch.randn(n, 512, generator=draw), dim=1)
@@ -74,7 +74,7 @@ def stores(home: Path, table, args) -> None:
     import numpy as np
     from safetensors.numpy import load_file
 
-    from CLAP.cache import EmbeddingCache
+    from hyperbolic_clap.embedding.store import EmbeddingCache
 
     folder = next(home.glob("cache/*/store"))
     fingerprint = _fingerprint(next(folder.glob("*.safetensors")))

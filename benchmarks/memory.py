@@ -15,16 +15,16 @@ from material import ROOT, make_clips, parse, print_table
 CHILD = """
 import sys
 sys.path[:0] = ["", "benchmarks"]
-import embedding.folder
+from hyperbolic_clap.embedding import pipeline
 import test_clap_modelscope as script
 from material import peak_bytes
 
-def embed_folder(*arguments, plain=embedding.folder.embed_folder, **options):
+def embed_folder(*arguments, plain=pipeline.embed_folder, **options):
     embedded = plain(*arguments, **options)
     print("PEAK", peak_bytes())
     return embedded
 
-embedding.folder.embed_folder = embed_folder
+pipeline.embed_folder = embed_folder
 script.main(script.parser().parse_args(sys.argv[1:]))
 print("PEAK", peak_bytes())
 """

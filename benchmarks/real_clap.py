@@ -25,12 +25,12 @@ from pathlib import Path
 
 from material import machine, quiet
 
-from plumbing.device import choose_device
-from plumbing.errors import RowError, UserError, log
-from plumbing.files import require_writable, write_atomic, write_json
-from plumbing.flags import DEFAULT_CHECKPOINT, Parser, at_least, template
-from plumbing.run import run
-from plumbing.versions import versions
+from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.errors import RowError, UserError, log
+from hyperbolic_clap.plumbing.files import require_writable, write_atomic, write_json
+from hyperbolic_clap.plumbing.flags import DEFAULT_CHECKPOINT, Parser, at_least, template
+from hyperbolic_clap.plumbing.run import run
+from hyperbolic_clap.plumbing.versions import versions
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
 SIDES = {"cosine": {"similarity": "cosine"}, "flat": {"c": 1e6}, "hyperbolic": {}}
@@ -71,8 +71,8 @@ def main(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     from real_clap_figures import render
 
-    from CLAP.cache import EmbeddingCache, default_folder
     from CLAP.encoder import Encoder
+    from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
 
     sets = {name: READERS[name](folder) for name, folder in chosen.items()}  # all layouts before any work
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
@@ -129,7 +129,7 @@ class Work:
     """One data set: embedding, training, testing."""
 
     def __init__(self, args: argparse.Namespace, given, encoder, cache):
-        from embedding.skipped import Skipped
+        from hyperbolic_clap.embedding.skipped import Skipped
 
         self.args, self.given, self.encoder, self.cache = args, given, encoder, cache
         self.started, self.trained, self.again, self.told = time.monotonic(), 0, 0, 0.0
@@ -145,7 +145,7 @@ class Work:
         self.trainings = searched * (len(RATES) + args.seeds - 1)
 
     def _texts(self, prompt: str):
-        from embedding.texts import embed_classes
+        from hyperbolic_clap.embedding.texts import embed_classes
 
         return embed_classes(self.given.classes.names, self.encoder, self.cache, [prompt])
 
@@ -154,7 +154,7 @@ class Work:
         import torch
         from tqdm import tqdm
 
-        from embedding.clips import embed_clips
+        from hyperbolic_clap.embedding.clips import embed_clips
 
         parts = {}
         with tqdm(total=sum(self.given.sizes.values()), desc=f"{self.given.name}: embedding", unit="clip") as bar:
@@ -228,7 +228,7 @@ class Work:
 
     def _head(self, number: int, side: str, dim: int) -> tuple[float, list]:
         """The learning rate that validation chooses for a head in a round, and its test scores for each seed."""
-        from training.loop import Settings
+        from hyperbolic_clap.training.trainer import Settings
 
         base = Settings(epochs=self.args.epochs, output_dim=dim, **SIDES[side])
         tried = {rate: self._fit(number, replace(base, learning_rate=rate, seed=0)) for rate in RATES}
@@ -242,7 +242,7 @@ class Work:
         from safetensors import safe_open
         from safetensors.numpy import save
 
-        from training.split import fingerprint, split_by_video
+        from hyperbolic_clap.training.split import fingerprint, split_by_video
 
         turn, device = self.given.rounds[number], self.encoder.device
         names = [*turn.train, *turn.validation]
@@ -283,8 +283,8 @@ def fit(settings, audio, targets, text, train, validation, tested) -> tuple[floa
     import numpy as np
     import torch
 
-    from results.metrics import metrics
-    from training.loop import Trainer
+    from hyperbolic_clap.metrics.classification import metrics
+    from hyperbolic_clap.training.trainer import Trainer
 
     trainer, best, kept = Trainer(settings, audio, targets, text, train, validation), None, None
     with quiet():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from results.bootstrap import Ranking, draw, interval, mean_of_classes
-from results.metrics import metrics, rank_classes
+from hyperbolic_clap.metrics.bootstrap import Ranking, draw, interval, mean_of_classes
+from hyperbolic_clap.metrics.classification import metrics, rank_classes
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
 RESAMPLES, LEAST = 2000, 200

@@ -11,7 +11,7 @@ def parity(encoder, clips: list, texts: list[str]) -> dict:
     from transformers import ClapModel, ClapProcessor
 
     from data import decode
-    from plumbing.errors import RowError
+    from hyperbolic_clap.plumbing.errors import RowError
 
     waveforms = []
     for clip in clips:

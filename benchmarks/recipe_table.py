@@ -58,9 +58,9 @@ def run(settings) -> dict:
     """One training -> {(A, B): (validation metrics, {folder: scores})}; A is None for an end by patience."""
     import torch
 
-    from training.loop import Trainer
-    from training.prototypes import added, prototypes
-    from training.split import split_by_video
+    from hyperbolic_clap.projector.prototypes import added, prototypes
+    from hyperbolic_clap.training.split import split_by_video
+    from hyperbolic_clap.training.trainer import Trainer
 
     data = geometry_runs.DATA
     train, validation = split_by_video(data.train.sources, 0.8, settings.seed)
@@ -95,7 +95,7 @@ def search(executor, side: str, folders: dict) -> list[list]:
     """The rows of one similarity: every recipe with its strengths chosen on validation, on every folder."""
     import numpy as np
 
-    from training.loop import Settings
+    from hyperbolic_clap.training.trainer import Settings
 
     runs = {
         (plan, schedule): [

@@ -21,9 +21,9 @@ import torch
 from material import machine, peak_bytes
 
 from hyperbolic import HyperbolicProjector
-from plumbing.flags import Parser, at_least
-from results.search import nearest
-from training.heads import Head
+from hyperbolic_clap.inference.search import nearest
+from hyperbolic_clap.plumbing.flags import Parser, at_least
+from hyperbolic_clap.projector.projector import Head
 
 BLOCK = 1 << 14  # embeddings drawn and projected at a time; all of them never exist
 CASES = (("plain cosine", 512, 1), ("cosine", 16, 1), ("hyperbolic", 512, 1), ("hyperbolic", 16, 1),

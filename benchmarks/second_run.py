@@ -50,17 +50,17 @@ HOW_THREADS_WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SETUP = """
 import sys, time
 sys.path[:0] = [{root!r}, {root!r} + "/benchmarks"]
-from plumbing.device import wait_gently
+from hyperbolic_clap.plumbing.device import wait_gently
 wait_gently()
 def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 """
 TO_FIRST_STEP = SETUP + """
-import training.loop
+from hyperbolic_clap.training import trainer
 def first(self, epoch):
     print("FIRST", time.time(), peak(), flush=True)
     sys.exit()
-training.loop.Trainer._train_epoch = first
+trainer.Trainer._train_epoch = first
 import train_hyperbolic_clap as script
 script.main(script.parser().parse_args(sys.argv[1:]))
 """
@@ -80,7 +80,7 @@ STEP = """
 import hashlib, os, sys
 sys.path[:0] = [{root!r}, {root!r} + "/benchmarks"]
 if {gently}:
-    from plumbing.device import wait_gently
+    from hyperbolic_clap.plumbing.device import wait_gently
     wait_gently()
 import known_rows, material
 trainer = known_rows.trainer(160)
@@ -274,7 +274,7 @@ PARTS = {
 
 
 def main(args) -> None:
-    from plumbing.device import wait_gently
+    from hyperbolic_clap.plumbing.device import wait_gently
 
     wait_gently()  # before torch is loaded, as the scripts do
     table = Table()

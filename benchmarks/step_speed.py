@@ -12,7 +12,7 @@ from material import parse, print_table, quiet, seconds
 def main() -> None:
     import torch
 
-    from training.loop import Settings, Trainer
+    from hyperbolic_clap.training.trainer import Settings, Trainer
 
     draw = torch.Generator().manual_seed(0)
     audio = torch.nn.functional.normalize(torch.randn(10_000, 512, generator=draw), dim=1)

@@ -19,8 +19,8 @@ def pipeline_seconds(checkpoint: Path, folder: Path) -> float:
     from transformers import pipeline
 
     from data import ParquetFolder, decode
-    from plumbing.flags import CLASS_LABELS
-    from reading.labels import ClassList
+    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.reading.labels import ClassList
 
     clips = [c for c, _ in zip(ParquetFolder(folder, ClassList.read(CLASS_LABELS)), range(TIMED), strict=False)]
     waveforms = [decode(clip) for clip in clips]

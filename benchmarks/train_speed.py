@@ -22,8 +22,8 @@ def straightforward(checkpoint: Path, folder: Path) -> tuple[float, float]:
     from transformers import ClapModel, ClapProcessor
 
     from data import ParquetFolder, decode
-    from plumbing.flags import CLASS_LABELS
-    from reading.labels import ClassList
+    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.reading.labels import ClassList
 
     classes = ClassList.read(CLASS_LABELS)
     model = ClapModel.from_pretrained(checkpoint, dtype=torch.float32).eval().requires_grad_(False)

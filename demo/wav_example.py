@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from plumbing.errors import log  # noqa: E402
-from plumbing.flags import Parser, at_least  # noqa: E402
-from plumbing.run import run  # noqa: E402
+from hyperbolic_clap.plumbing.errors import log  # noqa: E402
+from hyperbolic_clap.plumbing.flags import Parser, at_least  # noqa: E402
+from hyperbolic_clap.plumbing.run import run  # noqa: E402
 
 # Categories of ESC-50 and the functions of synthesise.py that sound like them.
 SOUNDS = {

@@ -35,11 +35,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from plumbing.errors import UserError, log, warn  # noqa: E402
-from plumbing.files import write_atomic, write_json  # noqa: E402
-from plumbing.flags import Parser  # noqa: E402
-from plumbing.run import run  # noqa: E402
-from reading.labels import normalise  # noqa: E402
+from hyperbolic_clap.plumbing.errors import UserError, log, warn  # noqa: E402
+from hyperbolic_clap.plumbing.files import write_atomic, write_json  # noqa: E402
+from hyperbolic_clap.plumbing.flags import Parser  # noqa: E402
+from hyperbolic_clap.plumbing.run import run  # noqa: E402
+from hyperbolic_clap.reading.labels import normalise  # noqa: E402
 
 ENDINGS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".wma", ".aif", ".aiff",
            ".au", ".w64", ".caf"}

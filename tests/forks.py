@@ -19,8 +19,12 @@ import tqdm
 from conftest import ROOT
 
 PRELOADED = ["torch.distributed", "transformers.models.clap.modeling_clap", "soxr", "pandas", "sklearn.metrics"]
-PRELOADED += ["training.loop", "training.run_folder", "training.trackers", "training.calibration", "embedding.clips"]
-PRELOADED += ["embedding.folder", "results.evaluation", "forks"]
+ROOMS = {
+    "training": ("trainer", "run_folder", "trackers", "calibration"),
+    "embedding": ("clips", "pipeline"),
+    "results": ("evaluation",),
+}
+PRELOADED += [f"hyperbolic_clap.{room}.{name}" for room, names in ROOMS.items() for name in names] + ["forks"]
 
 
 @functools.cache
@@ -50,10 +54,10 @@ def start(context, target, arguments):
 
 def enter(name: str, argv: list[str], said: tuple[Path, Path], environment: dict[str, str], piece_rows: int = 256):
     """In a fork: an entry script with small cache pieces, its output and its errors in two files."""
-    import CLAP.cache
-    from plumbing.run import run
+    import hyperbolic_clap.embedding.store
+    from hyperbolic_clap.plumbing.run import run
 
-    CLAP.cache.PIECE_ROWS = piece_rows
+    hyperbolic_clap.embedding.store.PIECE_ROWS = piece_rows
     os.environ.update(environment)
     tqdm.tqdm.set_lock(threading.RLock())  # its own is shared between processes and outlives a kill
     redirect(said)
@@ -90,7 +94,7 @@ def as_main(path: str, argv: list[str]):
 
 def merge(folder: Path, fingerprint: str, step: int):
     """In a fork: merge all segments of a cache, and be killed before a step: a write is half done by then."""
-    from CLAP.cache import EmbeddingCache
+    from hyperbolic_clap.embedding.store import EmbeddingCache
 
     steps = itertools.count()
 

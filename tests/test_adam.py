@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from training.adam import Adam
+from hyperbolic_clap.training.adam import Adam
 
 
 def parameters():
@@ -46,15 +46,17 @@ def test_the_same_bits_as_torch_also_when_it_goes_on_from_a_state(switched):
 
 
 def test_training_imports_neither_the_compiler_nor_what_only_metrics_need():
-    code = "import sys, embedding.folder, training.loop, training.run_folder, training.split\n"
-    code += "import torch; t = torch.eye(4); every = torch.arange(4); settings = training.loop.Settings(output_dim=4)\n"
-    code += "list(training.loop.Trainer(settings, t, t > 0, t, every[:2], every[2:]).epochs())\n"
-    code += "import numpy as np, pyarrow as pa; from reading.arrays import arrow, arrow_texts\n"
-    code += "from reading.columns import read_columns; from reading.labels import ClassList\n"
+    code = "import sys\nfrom hyperbolic_clap.embedding import pipeline\n"
+    code += "from hyperbolic_clap.training import run_folder, split, trainer\n"
+    code += "import torch; t = torch.eye(4); every = torch.arange(4); settings = trainer.Settings(output_dim=4)\n"
+    code += "list(trainer.Trainer(settings, t, t > 0, t, every[:2], every[2:]).epochs())\n"
+    code += "import numpy as np, pyarrow as pa; from hyperbolic_clap.reading.arrays import arrow, arrow_texts\n"
+    code += "from hyperbolic_clap.reading.columns import read_columns\n"
+    code += "from hyperbolic_clap.reading.labels import ClassList\n"
     code += "lists = pa.ListArray.from_arrays(arrow(np.int32([0, 1, 3])), arrow_texts(['x', 'y', 'x']))\n"
     code += "table = pa.table([arrow_texts(['a', 'b']), lists, lists], ['video_id', 'human_labels', 'labels'])\n"
     code += "rows = read_columns(table, ClassList(['x', 'y']), 'stem', 0)\n"
-    code += "training.split.split_by_video(rows.videos, 0.5, 0), rows.bits, rows.label_counts\n"
+    code += "split.split_by_video(rows.videos, 0.5, 0), rows.bits, rows.label_counts\n"
     code += "slow = {'pyarrow.compute', 'torch._dynamo', 'sympy', 'transformers', 'sklearn', 'scipy', 'pandas'}\n"
     code += "print(sorted((slow | {'librosa', 'modelscope'}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import cached, flac, tone, tone_rows, write_rows
 
-import plumbing.run
-from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
-from embedding.cuda import CudaBatcher
-from embedding.table import embed_rows
-from plumbing.flags import CLASS_LABELS
-from plumbing.known import KnownFiles
-from reading.labels import ClassList
+from hyperbolic_clap.embedding.cuda import CudaBatcher
+from hyperbolic_clap.embedding.row_index import embed_rows
+from hyperbolic_clap.embedding.store import EmbeddingCache
+from hyperbolic_clap.plumbing.file_index import FileIndex
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.run import run as run_main
+from hyperbolic_clap.reading.labels import ClassList
 
 RATE = 48_000
 
@@ -120,7 +120,7 @@ def test_memory_for_not_even_one_window_is_one_sentence(capsys):
     def main(_):
         run(CudaBatcher(Device(fits=0), EmbeddingCache(None, ""), 4), clips(3))
 
-    assert plumbing.run.run(main, None) == 1
+    assert run_main(main, None) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: out of memory: lower --batch-size, --encode-batch-size") and error.count("\n") == 1
 
@@ -161,7 +161,7 @@ def rows(tmp_path_factory):
 
 def embed(rows, device, cache=None, size=4):
     options = {"usable": lambda labels, matches: None, "workers": 2, "batch_size": size}
-    return embed_rows(rows, KnownFiles(None), (0, 9), device, cache or EmbeddingCache(None, ""), **options)
+    return embed_rows(rows, FileIndex(None), (0, 9), device, cache or EmbeddingCache(None, ""), **options)
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ from conftest import TINY, cached, tone_rows, write_rows
 from safetensors.numpy import load_file, save_file
 
 import CLAP.encoder
-from CLAP.cache import EmbeddingCache, default_folder
 from CLAP.encoder import Encoder
 from data import ParquetFolder
-from embedding.clips import embed_clips
-from embedding.texts import embed_classes
-from plumbing.errors import UserError
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList
+from hyperbolic_clap.embedding.clips import embed_clips
+from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
+from hyperbolic_clap.embedding.texts import embed_classes
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.labels import ClassList
 
 CLASSES = ClassList.read(CLASS_LABELS)
 
@@ -29,7 +29,7 @@ CLASSES = ClassList.read(CLASS_LABELS)
 @pytest.fixture(autouse=True)
 def in_time(monkeypatch):
     """A slow machine writes no more pieces than a fast one."""
-    monkeypatch.setattr("CLAP.cache.PIECE_SECONDS", 1e9)
+    monkeypatch.setattr("hyperbolic_clap.embedding.store.PIECE_SECONDS", 1e9)
 
 
 class CountingEncoder(Encoder):
@@ -196,7 +196,7 @@ def test_any_keys_are_found_in_any_order(tmp_path, dim, piece):
 
 
 def test_small_segments_are_merged_and_large_ones_left(tmp_path, monkeypatch):
-    monkeypatch.setattr("CLAP.cache.SEGMENT_ROWS", 100)
+    monkeypatch.setattr("hyperbolic_clap.embedding.store.SEGMENT_ROWS", 100)
     keys, vectors = draw(700)
     filled(tmp_path, keys, vectors, 9)
     sizes = [len(load_file(path)["keys"]) for path in tmp_path.rglob("*.safetensors")]
@@ -259,13 +259,13 @@ def test_pieces_of_earlier_versions_in_a_folder_that_cannot_be_written(tmp_path,
     def refuse(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("CLAP.cache.write", refuse)
+    monkeypatch.setattr("hyperbolic_clap.embedding.store.write", refuse)
     assert EmbeddingCache(tmp_path, "f" * 64).take(keys, 8)[0].tolist() == vectors.tolist()
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1 and "cannot be written" in caplog.text
 
 
 def test_pieces_are_written_while_encoding(tones, tmp_path, monkeypatch):
-    monkeypatch.setattr("CLAP.cache.PIECE_ROWS", 5)
+    monkeypatch.setattr("hyperbolic_clap.embedding.store.PIECE_ROWS", 5)
     embed(tones, tmp_path / "cache")
     pieces = [load_file(piece) for piece in (tmp_path / "cache").rglob("*.safetensors")]
     assert sorted(len(piece["keys"]) for piece in pieces) == [4, 5, 5, 5, 5]

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from benchmarks.material import class_names
 from CLAP.checkpoint import resolve_checkpoint
 from CLAP.encoder import Encoder
-from plumbing.errors import UserError
+from hyperbolic_clap.plumbing.errors import UserError
 
 CPU = torch.device("cpu")
 # name: (fused, depths, width of the first stage)

@@ -8,11 +8,12 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from compare_results import main, parser
-from plumbing.errors import UserError
-from plumbing.files import write_json
-from results import bootstrap, files
-from results.measures import Measures, paired_intervals
-from results.ontology import Ontology
+from hyperbolic_clap.metrics import bootstrap
+from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.files import write_json
+from hyperbolic_clap.results import files
+from hyperbolic_clap.results.measures import Measures, paired_intervals
 
 NAMES = ["Music", "Speech", "Dog", "Bark", "Piano", "Rain", "Siren", "Engine"]
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import TINY, cached, script, tone_rows, write_rows
 
-from CLAP import segments
-from CLAP.cache import EmbeddingCache
 from data import ParquetFolder
-from plumbing.errors import UserError
-from plumbing.files import TEMPORARY, remove_stale, write_atomic, write_json
-from training import checkpoints
+from hyperbolic_clap.embedding import segments
+from hyperbolic_clap.embedding.store import EmbeddingCache
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.files import TEMPORARY, remove_stale, write_atomic, write_json
+from hyperbolic_clap.projector import checkpoints
 
 TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"
 PIECE_ROWS = 3  # many small cache pieces instead of one, so that kills meet their writing
@@ -302,7 +302,7 @@ def test_a_read_only_output_is_said_before_the_work(material, disk, monkeypatch)
     script(TEST, *data_flags(material), "--output-json", folder / "r.json")
     before = contents(folder)
     remount("ro")
-    monkeypatch.setattr("embedding.folder.embed_rows", None)  # it would fail
+    monkeypatch.setattr("hyperbolic_clap.embedding.pipeline.embed_rows", None)  # it would fail
     train, test = (TRAIN, *data_flags(material)), (TEST, *data_flags(material))
     for wrong, named in (
         ((*train, "--output-dir", folder / "new"), "new/setup.json"),

@@ -14,20 +14,20 @@ import torch
 from conftest import ROOT, TINY, flac, script, tone, tone_rows, write_rows
 
 from benchmarks.material import SMALL, make_checkpoint
-from CLAP.cache import EmbeddingCache
 from CLAP.encoder import Encoder
 from data import ParquetFolder
-from embedding.clips import embed_clips
 from hyperbolic import tangent_pairwise_distance
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList
-from training import checkpoints
-from training.loop import Settings, Trainer
+from hyperbolic_clap.embedding.clips import embed_clips
+from hyperbolic_clap.embedding.store import EmbeddingCache
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.projector import checkpoints
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.training.trainer import Settings, Trainer
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device here", allow_module_level=True)
 
-from plumbing.device import choose_device  # noqa: E402  (its settings are those of a run)
+from hyperbolic_clap.plumbing.device import choose_device  # noqa: E402  (its settings are those of a run)
 
 CUDA = choose_device("cuda:0")
 TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"

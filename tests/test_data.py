@@ -20,11 +20,11 @@ from hypothesis.extra import numpy as arrays
 
 import data
 from data import Clip, ParquetFolder, decode
-from plumbing.errors import RowError, UserError
-from plumbing.flags import CLASS_LABELS
-from reading import audio as audio_reading
-from reading import cells
-from reading.labels import ClassList
+from hyperbolic_clap.plumbing.errors import RowError, UserError
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading import audio as audio_reading
+from hyperbolic_clap.reading import cells
+from hyperbolic_clap.reading.labels import ClassList
 
 CLASSES = ClassList.read(CLASS_LABELS)
 HALF = [0.0, 0.5, -0.5, 0.25]

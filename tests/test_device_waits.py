@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hyperbolic
 from hyperbolic import contrastive_loss, tangent_pairwise_distance
-from training.loop import Settings, Trainer
+from hyperbolic_clap.training.trainer import Settings, Trainer
 
 LOOKS = {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "equal", "unique_dim", "_unique2", "masked_select"}
 
@@ -124,7 +124,7 @@ def test_a_learned_c_that_breaks_is_still_said(blind):
     audio = torch.nn.functional.normalize(torch.randn(32, 8, generator=draw), dim=1)
     targets = torch.eye(8, dtype=torch.bool).repeat(4, 1)
     order = torch.arange(32)
-    from plumbing.errors import UserError
+    from hyperbolic_clap.plumbing.errors import UserError
 
     with pytest.raises(UserError, match="not finite"):
         list(Trainer(settings, audio, targets, audio[:8], order, order).epochs())

@@ -12,9 +12,9 @@ from benchmarks.material import SMALL, make_checkpoint
 from CLAP.encoder import Encoder
 from CLAP.logmel import LogMel
 from data import ParquetFolder, decode
-from plumbing.errors import UserError
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.labels import ClassList
 
 CPU = torch.device("cpu")
 

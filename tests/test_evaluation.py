@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, label_ranking_average_precision_score
 
-from embedding.folder import require_matches
-from embedding.skipped import Skipped
-from plumbing.errors import UserError
-from reading.labels import ClassList
-from reading.rows import Rows
-from results import evaluation
-from results.metrics import metrics
+from hyperbolic_clap.embedding.pipeline import require_matches
+from hyperbolic_clap.embedding.skipped import Skipped
+from hyperbolic_clap.metrics.classification import metrics
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.reading.rows import Rows
+from hyperbolic_clap.results import evaluation
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.normal(size=(60, 17))

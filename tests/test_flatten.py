@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from hyperbolic import tangent_pairwise_distance
-from results import walks
-from results.flatten import evenly, flatten, stress
-from results.ontology import Ontology
+from hyperbolic_clap.metrics import traversal as walks
+from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.reporting.mds import evenly, flatten, stress
 
 
 def plane(count: int, radius: float, dimensions: int = 2, seed: int = 0) -> torch.Tensor:
@@ -34,7 +34,7 @@ def test_points_of_a_hyperbolic_plane_in_many_dimensions_are_found_again():
 
 def test_clips_beyond_the_landmarks_are_placed_as_well(monkeypatch):
     points = plane(60, 2.0, 8)
-    monkeypatch.setattr("results.flatten.LANDMARKS", 5)
+    monkeypatch.setattr("hyperbolic_clap.reporting.mds.LANDMARKS", 5)
     flat = flatten(points[:40], points[40:], 1.0)
     places = torch.from_numpy(np.concatenate([flat.text, flat.audio]))
     pairs = tangent_pairwise_distance(places, places, 1.0), tangent_pairwise_distance(points, points, 1.0)

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 import plot_results
 from compare_results import parser as compare_parser
-from embedding.folder import Material
 from hyperbolic import HyperbolicProjector
-from plumbing.errors import UserError
-from plumbing.files import write_json
-from reading.labels import ClassList
-from reading.rows import Rows
-from results.compare import compare
-from results.evaluation import evaluate
-from results.files import read, save_scores
-from results.grounds import grounded
-from results.tables import render
-from training.heads import Head
+from hyperbolic_clap.embedding.pipeline import EmbeddedClips
+from hyperbolic_clap.metrics.undefined import grounded
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.files import write_json
+from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.reading.rows import Rows
+from hyperbolic_clap.results.compare import compare
+from hyperbolic_clap.results.evaluation import evaluate
+from hyperbolic_clap.results.files import read, save_scores
+from hyperbolic_clap.results.tables import render
 
 CLASSES = ClassList(["Speech", "Music", "Dog", "Bark", "Rain", "Animal", "Chirp tone"])
 OTHERS = ClassList(["cat", "clock alarm", "rain"])
@@ -65,7 +65,7 @@ def materials(draw):
     audio, text = (torch.nn.functional.normalize(x, dim=1) for x in (audio, text))
     labels = [[classes.names[p] for p in sorted(some)] for some in positions]
     rows = Rows.of(classes, range(count), [f"v{i}" for i in range(count)], labels, [[]] * count)
-    return Material(classes, rows, audio, text, {}, lambda names: torch.ones(len(names), DIM))
+    return EmbeddedClips(classes, rows, audio, text, {}, lambda names: torch.ones(len(names), DIM))
 
 
 def nulls(content, name: str) -> set[str]:

@@ -9,10 +9,10 @@ from conftest import ROOT
 from test_protocol import Inline
 
 from hyperbolic import expmap0
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList
-from results.ontology import audioset
-from training.loop import Settings
+from hyperbolic_clap.metrics.ontology import audioset
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.training.trainer import Settings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import geometry_runs  # noqa: E402

@@ -9,14 +9,14 @@ import torch
 from conftest import script
 from sklearn.metrics import average_precision_score
 
-from embedding.folder import Material
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ONTOLOGY, ClassList
-from results.files import read
-from results.inner import branch_of, inner_metrics, inner_similarities, log_sum_exp
-from results.measures import Measures
-from results.ontology import Ontology
-from training.heads import Head
+from hyperbolic_clap.embedding.pipeline import EmbeddedClips
+from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.superclasses import branch_of, inner_metrics, inner_similarities, log_sum_exp
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.reading.labels import ONTOLOGY, ClassList
+from hyperbolic_clap.results.files import read
+from hyperbolic_clap.results.measures import Measures
 
 CLASSES = ClassList.read(CLASS_LABELS)
 
@@ -43,7 +43,7 @@ def test_metrics_equal_plain_loops():
         return torch.stack([vectors[name] for name in some])
 
     head = Head(None, torch.device("cpu"))
-    material = Material(CLASSES, None, audio, texts_of(CLASSES.names), {}, texts_of)
+    material = EmbeddedClips(CLASSES, None, audio, texts_of(CLASSES.names), {}, texts_of)
     material.targets = targets
     scores = head.compare(audio, material.text).numpy()
     found = inner_metrics(inner_similarities(material, head, scores))
@@ -75,7 +75,7 @@ def test_branches_of_names():
 
 def test_another_class_list_has_no_inner_classes():
     classes = ClassList(["dog bark", "drill press"])
-    material = Material(classes, None, torch.eye(2), torch.eye(2), {}, None)
+    material = EmbeddedClips(classes, None, torch.eye(2), torch.eye(2), {}, None)
     assert inner_similarities(material, Head(None, torch.device("cpu")), np.eye(2)) == {}
     assert set(inner_metrics({}).values()) == {None}
 

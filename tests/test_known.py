@@ -14,10 +14,10 @@ from conftest import TINY, cached, flac, script, tone, tone_rows, write_rows
 from reads import audio_ranges, counted_reads
 
 from data import ParquetFolder
-from embedding.clips import embed_clips
-from plumbing import known
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList
+from hyperbolic_clap.embedding.clips import embed_clips
+from hyperbolic_clap.plumbing import file_index as known
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.labels import ClassList
 
 TEST = "test_clap_modelscope.py"
 CLASSES = ClassList.read(CLASS_LABELS)
@@ -291,15 +291,15 @@ def test_a_table_of_another_version_is_made_anew(folder, monkeypatch):
 
 def test_a_lie_is_found_by_verifying(folder, monkeypatch):
     first = folder.run()[0]
-    keep = known.KnownFiles.keep
+    put = known.FileIndex.put
 
     def lie(self, path, kind, seen, arrays, **about):
         if "keys" in arrays:
             arrays = arrays | {"keys": np.roll(arrays["keys"], 1, axis=0)}
-        keep(self, path, kind, seen, arrays, **about)
+        put(self, path, kind, seen, arrays, **about)
 
     with monkeypatch.context() as patch:
-        patch.setattr(known.KnownFiles, "keep", lie)
+        patch.setattr(known.FileIndex, "put", lie)
         os.utime(folder.data / "00.parquet")
         folder.run()
     results, _, files, said = folder.run("--verify-cache")
@@ -340,7 +340,7 @@ def test_two_runs_index_one_folder_at_once(folder, encoder):
             yield outcome
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedding.table.embed_clips", interleaved)
+        patch.setattr("hyperbolic_clap.embedding.row_index.embed_clips", interleaved)
         assert folder.run("--verify-cache")[0] == first
     assert folder.run()[:2] == (first, [])
     assert set(cached(folder.home / "cache", once=False)) == set(cached(folder.home / "other"))

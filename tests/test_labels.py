@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumbing.errors import UserError
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList, normalise
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.labels import ClassList, normalise
 
 CLASSES = ClassList.read(CLASS_LABELS)
 MAN, DRILL = "Male speech, man speaking", "Dental drill, dentist's drill"

@@ -6,9 +6,9 @@ from collections import deque
 import numpy as np
 import pytest
 
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ONTOLOGY
-from results.ontology import ROOT, Ontology, class_mean_radius, ontology_metrics, radius_follows_depth
+from hyperbolic_clap.metrics.ontology import ROOT, Ontology, class_mean_radius, ontology_metrics, radius_follows_depth
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.reading.labels import ONTOLOGY
 
 
 @pytest.fixture(scope="module")

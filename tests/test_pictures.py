@@ -9,8 +9,8 @@ from conftest import ROOT, TINY, finish, script, tone_rows, write_rows
 from test_compare import NAMES, changed, write_results
 
 import plot_results
-from plumbing.errors import UserError
-from plumbing.files import write_json
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.files import write_json
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -r requirements-plot.txt)")
 
@@ -20,8 +20,8 @@ PLOT = "plot_results.py"
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch):
     """A picture is drawn the same however well its coordinates are fitted."""
-    monkeypatch.setattr("results.flatten.FIT_STEPS", 3)
-    monkeypatch.setattr("results.flatten.PLACE_STEPS", 3)
+    monkeypatch.setattr("hyperbolic_clap.reporting.mds.FIT_STEPS", 3)
+    monkeypatch.setattr("hyperbolic_clap.reporting.mds.PLACE_STEPS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_palette_keeps_every_colour(trained, results, tmp_path):
 
     from PIL import Image
 
-    from results.disk import COLOURS
+    from hyperbolic_clap.reporting.disk import COLOURS
 
     smooth = BytesIO()  # of a second figure: saving one twice lays it out twice
     plot_results.save(figure_of("disk", trained, results), tmp_path / "x.png", "png")
@@ -137,8 +137,8 @@ def test_losses_show_the_numbers_of_setup_json(trained, results):
 
 def test_gains_show_the_comparison(trained, results):
     from compare_results import parser
-    from results.compare import compare
-    from results.files import read
+    from hyperbolic_clap.results.compare import compare
+    from hyperbolic_clap.results.files import read
 
     files = [read(path, name, None, path) for path, name in zip(results[:2], "ab", strict=True)]
     flags = [str(path) for path in results[:2]] + ["--classes", "4", "--resamples", "100"]
@@ -158,8 +158,8 @@ def test_the_disk_shows_what_was_fitted(trained, results):
     from matplotlib.collections import PathCollection
     from matplotlib.patches import Circle
 
-    from results import disk
-    from results.flatten import flatten
+    from hyperbolic_clap.reporting import disk
+    from hyperbolic_clap.reporting.mds import flatten
 
     figure = figure_of("disk", trained, results)
     (axes,) = figure.axes
@@ -180,7 +180,7 @@ def test_the_disk_shows_what_was_fitted(trained, results):
 
 
 def test_similarities_show_every_pair_once(trained, results):
-    from results.files import read
+    from hyperbolic_clap.results.files import read
 
     figure = figure_of("similarities", trained, results)
     file = read(results[0], "a", None, results[0])
@@ -209,7 +209,7 @@ def test_reliability_without_calibration_or_head(trained, results, tmp_path):
     """An older checkpoint has one curve; a head that is gone, changed or plain cosine is said in one sentence."""
     import torch
 
-    from training.exported import sha256
+    from hyperbolic_clap.projector.exported import sha256
 
     path = trained / "results_hyperbolic.json"
     content = torch.load(next((trained / "hyperbolic").glob("best_*.pth")), weights_only=True)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import script
 
-from CLAP.cache import EmbeddingCache
-from embedding.texts import PROMPT, embed_classes, read_prompts
-from plumbing.errors import UserError
+from hyperbolic_clap.embedding.store import EmbeddingCache
+from hyperbolic_clap.embedding.texts import PROMPT, embed_classes, read_prompts
+from hyperbolic_clap.plumbing.errors import UserError
 
 NAMES = ["Dog", "Rain", "Sine wave"]
 TEMPLATES = ["This is a sound of {label}.", "{label}", "a {label} {recording} of {label}"]

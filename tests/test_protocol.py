@@ -103,7 +103,7 @@ def test_shares_and_intervals():
 
 
 def test_a_recipe_of_nothing_is_the_run_itself(data):
-    from training.loop import Settings
+    from hyperbolic_clap.training.trainer import Settings
 
     settings = Settings(epochs=4, learning_rate=1e-3, seed=1)
     found, plain = recipe_table.run(settings), geometry_runs.fit(settings)

@@ -13,16 +13,16 @@ import torch
 from conftest import ROOT, TINY, cached, finish, flac, script, tone, tone_rows, write_rows
 
 from data import ParquetFolder
-from plumbing.flags import CLASS_LABELS
-from plumbing.ranks import Alone, Progress
-from reading.labels import ClassList
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.ranks import Alone, Progress
+from hyperbolic_clap.reading.labels import ClassList
 
 # Pieces of 4 clips; a log of every clip that passes the network; rank 1 is lost after its sixth unless it comes back.
 WRAPPER = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-import CLAP.cache, CLAP.encoder
-CLAP.cache.PIECE_ROWS = 4
+import hyperbolic_clap.embedding.store, CLAP.encoder
+hyperbolic_clap.embedding.store.PIECE_ROWS = 4
 plain, log = CLAP.encoder.Encoder.encode_waveform, {log!r}
 
 def encode_waveform(self, waveform):
@@ -35,7 +35,7 @@ def encode_waveform(self, waveform):
 
 CLAP.encoder.Encoder.encode_waveform = encode_waveform
 import train_hyperbolic_clap as script
-from plumbing.run import run
+from hyperbolic_clap.plumbing.run import run
 sys.exit(run(script.main, script.parser().parse_args()))
 """
 
@@ -193,13 +193,13 @@ def test_the_bar_ends_also_if_rows_of_the_share_are_lost():
 
 
 def test_plain_python_imports_nothing_for_it():
-    code = "import sys; from plumbing import ranks; assert type(ranks.open_ranks()) is ranks.Alone; "
+    code = "import sys; from hyperbolic_clap.plumbing import ranks; assert type(ranks.open_ranks()) is ranks.Alone; "
     code += "assert 'torch' not in sys.modules"
     assert finish([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_use_all_cores_undoes_only_what_torchrun_did(monkeypatch):
-    from plumbing.ranks import use_all_cores
+    from hyperbolic_clap.plumbing.ranks import use_all_cores
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     use_all_cores()
@@ -210,7 +210,7 @@ def test_use_all_cores_undoes_only_what_torchrun_did(monkeypatch):
 
 
 def test_cuda_becomes_each_ranks_own_device(monkeypatch):
-    from plumbing.device import choose_device
+    from hyperbolic_clap.plumbing.device import choose_device
 
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("LOCAL_RANK", "1")

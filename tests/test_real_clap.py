@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, soundfile, tone, tone_rows, write_rows
 
-from plumbing.errors import UserError
-from plumbing.run import run
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.run import run
 
 PARITY = {"clips": 0, "audio": None, "texts": 0, "text": 0.0}
 LABELS = {"dog_bark": 300, "siren": 900, "rain": 2500}
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(benchmark, tmp_path, es
 
 
 def test_the_bootstrap_measures_what_the_metrics_measure(benchmark):
-    from results.metrics import metrics
+    from hyperbolic_clap.metrics.classification import metrics
 
     figures = benchmark.figures
     rng = np.random.default_rng(0)

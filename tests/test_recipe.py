@@ -11,7 +11,7 @@ import soundfile
 from conftest import ROOT, here, script, tone
 
 from data import ParquetFolder, decode
-from reading.labels import ClassList
+from hyperbolic_clap.reading.labels import ClassList
 
 
 def recipe(*flags):

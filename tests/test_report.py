@@ -14,12 +14,12 @@ from conftest import script, tone, tone_rows, write_rows
 from test_compare import changed, write_results
 
 from compare_results import main, parser
-from plumbing.errors import UserError
-from plumbing.files import write_json
-from results.calibration import expected_calibration_error, top1_reliability
-from results.report import confidence, sound
-from results.report.page import assemble
-from results.report.rebuild import find
+from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1_reliability
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.files import write_json
+from hyperbolic_clap.reporting import confidence, sound
+from hyperbolic_clap.reporting.page import assemble
+from hyperbolic_clap.reporting.rebuild import find
 
 LABELS = ("Sine wave", "Chirp tone", "Musical instrument", "Piano")
 CLASSES = ("Music", "Musical instrument", "Keyboard (musical)", "Piano", "Sine wave", "Chirp tone", "Speech", "Animal",
@@ -63,8 +63,8 @@ def tested(tmp_path_factory):
 def made(tested):
     """The page of both, and its data."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("results.flatten.FIT_STEPS", 5)
-        patch.setattr("results.flatten.PLACE_STEPS", 5)
+        patch.setattr("hyperbolic_clap.reporting.mds.FIT_STEPS", 5)
+        patch.setattr("hyperbolic_clap.reporting.mds.PLACE_STEPS", 5)
         page = tested / "report.html"
         return page, report(page, tested / "results_plain.json", tested / "results_hyperbolic.json")
 

@@ -13,10 +13,10 @@ import torch
 from conftest import ROOT, script, tone, tone_rows, write_rows
 
 from hyperbolic import HyperbolicProjector, cosine_similarity
-from reading.captions import parse_captions
-from training.captions import CaptionTrainer
-from training.loop import Settings
-from training.retrieval import retrieve, summary
+from hyperbolic_clap.metrics.retrieval import retrieve, summary
+from hyperbolic_clap.reading.captions import parse_captions
+from hyperbolic_clap.training.caption_trainer import CaptionTrainer
+from hyperbolic_clap.training.trainer import Settings
 
 NAMES = ("R@1", "R@5", "R@10", "mAP@10", "median_rank")
 

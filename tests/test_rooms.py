@@ -1,4 +1,4 @@
-"""The house: which folder may import which, what lies in the root, and that the README's tree is the tree on disk."""
+"""The house: which room may import which, what lies in the root, and that the README's tree is the tree on disk."""
 
 import ast
 import re
@@ -7,27 +7,44 @@ import subprocess
 import pytest
 from conftest import ROOT
 
+PACKAGE = "hyperbolic_clap"
+ROOT_FOLDERS = {"CLAP/", "hyperbolic_clap/", "tests/", "demo/", "benchmarks/", "docs/"}  # beside .ci/ and .github/
 # From the lowest to the uppermost. A room may import itself and what stands before it; the scripts may import all.
-ROOMS = ["plumbing", "hyperbolic", "CLAP", "reading", "data", "embedding", "training", "results"]
+ROOMS = [
+    "plumbing", "hyperbolic", "CLAP", "reading", "data", "embedding", "projector", "metrics", "training", "results",
+    "inference", "reporting",
+]  # fmt: skip
+
+
+def tracked(*patterns: str) -> list[str]:
+    """Files of the project, tracked or about to be."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return [path for path in found if (ROOT / path).is_file()]
+
+
+def room_of(name: str) -> str:
+    """The room of a dotted module name or a path: hyperbolic_clap/metrics/x.py and hyperbolic_clap.metrics.x: metrics."""
+    parts = name.removesuffix(".py").replace("/", ".").split(".")
+    return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else parts[0]
 
 
 def sources() -> dict[str, str]:
-    """{path: room} of the library's modules; the scripts of the root are the room 'scripts'."""
-    files = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    rooms = {path: path.split("/")[0].removesuffix(".py") for path in files.split() if (ROOT / path).is_file()}
-    own = {path: room for path, room in rooms.items() if room not in ("tests", "demo", "benchmarks")}
-    return {path: room if room in ROOMS else "scripts" for path, room in own.items()}
+    """{path: room} of the product's modules; the scripts of the root are the room 'scripts'."""
+    own = [path for path in tracked("*.py") if path.split("/")[0] not in ("tests", "demo", "benchmarks")]
+    rooms = {path: room_of(path) for path in own if path != f"{PACKAGE}/__init__.py"}
+    return {path: room if room in ROOMS else "scripts" for path, room in rooms.items()}
 
 
 def imports(path: str) -> set[str]:
-    """The first part of every name that a module imports, wherever in it."""
+    """The rooms, or first parts of other names, that a module imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {room_of(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            found.add(node.module.split(".")[0])
+            found |= {room_of(f"{node.module}.{alias.name}") for alias in node.names}
     return found
 
 
@@ -50,18 +67,23 @@ def test_the_encoder_knows_nothing_of_parquet_ranks_or_flags():
             assert not known, path
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if (ROOT / room).is_dir()])
+@pytest.mark.parametrize("room", sorted({room for path, room in sources().items() if path.endswith("__init__.py")}))
 def test_a_room_says_in_one_sentence_what_it_is(room):
-    sentence = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
+    folder = ROOT / room if (ROOT / room).is_dir() else ROOT / PACKAGE / room
+    sentence = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
     assert sentence and "\n" not in sentence and sentence.endswith(".")
+
+
+def test_the_root_holds_these_folders():
+    assert {path.split("/")[0] + "/" for path in tracked() if "/" in path and path[0] != "."} == ROOT_FOLDERS
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_tree_of_the_readme_is_the_tree_on_disk(name):
-    tree = re.findall(r"^    ((?:[\w-]+(?:/|\.py) +)+)\S", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    text = (ROOT / name).read_text(encoding="utf-8")
+    tree = re.findall(r"^    ((?:[\w-]+(?:/|\.py) +)+)\S", text, re.MULTILINE)
     shown = [entry for line in tree for entry in line.split()]
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    folders = {path.split("/")[0] + "/" for path in tracked if "/" in path and not path.startswith(".")}
-    scripts = {path for path in tracked if "/" not in path and path.endswith(".py")}
-    assert sorted(shown) == sorted(folders | scripts)
-    assert [entry.rstrip("/").removesuffix(".py") for entry in shown][: len(ROOMS)] == ROOMS
+    scripts = {path for path in tracked() if "/" not in path and path.endswith(".py")}
+    assert sorted(shown) == sorted(ROOT_FOLDERS | scripts)
+    inside = [room for room in ROOMS if (ROOT / PACKAGE / room).is_dir()]
+    assert re.findall(r"^      ([a-z]+) +\S", text, re.MULTILINE) == inside

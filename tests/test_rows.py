@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from embedding.truth import Truth
-from plumbing.errors import UserError
-from reading.labels import ClassList
-from reading.rows import Rows
-from training.split import fingerprint, split_by_video
+from hyperbolic_clap.embedding.packed_targets import PackedTargets
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.reading.rows import Rows
+from hyperbolic_clap.training.split import fingerprint, split_by_video
 
 CLASSES = ClassList(["Music", "Speech", "Dog, barking", "Cat"])
 HUMAN = [["Speech", "Music"], [], ["cat", "nothing"], ["Dog, barking", "CAT", "Cat"], ["unknown"]]
@@ -59,7 +59,7 @@ def test_truth_in_bits_is_the_truth(width):
     classes = ClassList([f"class {i}" for i in range(width)])
     names = [[classes.names[i] for i in row.nonzero()] for row in dense]
     rows = Rows.of(classes, range(50), ["v"] * 50, names, [[]] * 50)
-    truth = Truth(torch.from_numpy(rows.bits), width)
+    truth = PackedTargets(torch.from_numpy(rows.bits), width)
     for some in (torch.tensor([3, 3, 49, 0]), torch.arange(50), slice(2, 7), slice(0, 0)):
         assert torch.equal(truth[some], dense[some]) and truth[some].is_contiguous()
     assert torch.equal(torch.cat([*truth.split(7)]), dense) and len(truth) == 50

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, finish, script, tone_rows, write_rows
 
-from plumbing.device import choose_device
+from hyperbolic_clap.plumbing.device import choose_device
 
 TRAIN, TEST, HYPERBOLIC = "train_hyperbolic_clap.py", "test_clap_modelscope.py", "test_hyperbolic_clap_modelscope.py"
 METRICS = (

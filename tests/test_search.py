@@ -9,8 +9,8 @@ import torch
 from conftest import flac, script, tone, tone_rows, write_rows
 
 from hyperbolic import HyperbolicProjector
-from results.search import nearest, project
-from training.heads import Head
+from hyperbolic_clap.inference.search import nearest, project
+from hyperbolic_clap.projector.projector import Head
 
 
 def head(kind: str) -> Head:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, script, soundfile, tone, tone_rows, write_rows
 
-from plumbing.errors import UserError
-from training import checkpoints, exported
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.projector import checkpoints, exported
 
 TEST, EXPORT = "test_clap_modelscope.py", "export_projector.py"
 
@@ -48,7 +48,7 @@ def export(*flags, check=True):
     stdout, stderr = io.StringIO(), io.StringIO()
     try:
         import export_projector
-        from plumbing.run import run
+        from hyperbolic_clap.plumbing.run import run
 
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             code = run(export_projector.main, export_projector.parser().parse_args())

@@ -11,11 +11,11 @@ import torch
 from conftest import flac, script, tone, tone_rows, write_rows
 from sklearn.linear_model import LogisticRegression
 
-from embedding.timeline import windows
-from results.calibration import expected_calibration_error, reliability
-from results.tagging import Tagger
-from training.calibration import fit
-from training.heads import Head
+from hyperbolic_clap.inference.tagging import Tagger
+from hyperbolic_clap.inference.windows import windows
+from hyperbolic_clap.metrics.calibration import expected_calibration_error, reliability
+from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.training.calibration import fit
 
 
 def test_the_fit_equals_logistic_regression():

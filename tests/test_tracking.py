@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT, TINY, finish, script, tone_rows, write_rows
 
-from training.trackers import numbers, open_tracker, require
+from hyperbolic_clap.training.trackers import numbers, open_tracker, require
 
 TRAIN = "train_hyperbolic_clap.py"
 EPOCHS = 2

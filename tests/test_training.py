@@ -15,12 +15,12 @@ from hyperbolic import (
     sigmoid_loss,
     softmax_loss,
 )
-from plumbing.errors import UserError
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.projector import checkpoints
+from hyperbolic_clap.training.run_folder import RunFolder
+from hyperbolic_clap.training.split import split_by_video
+from hyperbolic_clap.training.trainer import Settings, Trainer
 from train_hyperbolic_clap import describe
-from training import checkpoints
-from training.loop import Settings, Trainer
-from training.run_folder import RunFolder
-from training.split import split_by_video
 
 
 def unit(n, d, seed=0):

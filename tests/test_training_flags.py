@@ -12,14 +12,14 @@ from safetensors.numpy import load_file
 from test_training import TEXT, trainer
 
 from data import ParquetFolder
-from embedding.table import columns
-from plumbing.errors import UserError
-from plumbing.flags import CLASS_LABELS
-from reading.labels import ClassList
-from training import checkpoints
-from training.groups import groups
-from training.loop import Settings
-from training.prototypes import added, check, prototypes
+from hyperbolic_clap.embedding.row_index import columns
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.projector import checkpoints
+from hyperbolic_clap.projector.prototypes import added, check, prototypes
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.training.groups import groups
+from hyperbolic_clap.training.trainer import Settings
 
 TRAIN = "train_hyperbolic_clap.py"
 

@@ -1,0 +1,60 @@
+"""Sound files outside of any parquet: found in folders, embedded as a row's audio is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from CLAP.encoder import Encoder
+from data import Clip
+from hyperbolic_clap.embedding.clips import embed_clips
+from hyperbolic_clap.embedding.skipped import Skipped
+from hyperbolic_clap.embedding.store import EmbeddingCache
+from hyperbolic_clap.plumbing.errors import RowError, UserError
+from hyperbolic_clap.reading.cells import MAX_BYTES
+
+ENDINGS = frozenset(".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .webm .aac .wma .aif .aiff .au .w64 .caf".split())
+
+
+def find_sounds(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are given, and of each folder all sound files below it, sorted; UserError for a path of neither."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            if not inside:
+                raise UserError(f"{path} holds no sound file ({', '.join(sorted(ENDINGS))})")
+            found |= dict.fromkeys(inside)
+        elif path.is_file():
+            found[path] = None
+        else:
+            raise UserError(f"{path} is neither a file nor a folder")
+    return list(found)
+
+
+def clips_of(paths: Iterable[Path], skipped: Skipped) -> Iterator[Clip]:
+    """A Clip for each file, named by its path, with its first MAX_BYTES; sample_id is its position."""
+    for position, path in enumerate(paths):
+        try:
+            with path.open("rb") as file:
+                audio = file.read(MAX_BYTES)
+        except OSError as error:
+            skipped.add(f"unreadable file ({error.strerror})", 1, [str(path)])
+        else:
+            yield Clip(position, str(path), [], [], audio=audio)
+
+
+def embed_files(
+    paths: list[Path], encoder: Encoder, cache: EmbeddingCache, **options
+) -> tuple[list[Path], torch.Tensor, Skipped]:
+    """(the files that can be used, their (N, D) embeddings, the others by reason). options: of embed_clips."""
+    used, keys, skipped = [], [], Skipped()
+    for clip, outcome in embed_clips(clips_of(paths, skipped), encoder, cache, **options):
+        if isinstance(outcome, RowError):
+            skipped.add(outcome.reason, 1, [clip.video_id])
+        else:
+            used.append(paths[clip.sample_id])
+            keys.append(outcome)
+    return used, torch.from_numpy(cache.take_all(keys, encoder.embed_dim)), skipped

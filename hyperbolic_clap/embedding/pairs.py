@@ -1,0 +1,78 @@
+"""A parquet folder of captioned clips as material: which texts are said of which clips, and the vectors of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data import ParquetFolder
+from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline
+from hyperbolic_clap.embedding.texts import embed_texts
+from hyperbolic_clap.plumbing.errors import UserError, warn
+from hyperbolic_clap.reading.captions import read_captions
+from hyperbolic_clap.reading.rows import Rows
+
+NO_CAPTION = "no caption"
+
+
+@dataclass
+class EmbeddedPairs:
+    """Clips and what is said of them; equal captions, of one clip or of several, are one text.
+
+    rows: the N used rows, without their audio. texts: the M distinct captions. audio (N, D) and text (M, D): float32
+    embeddings on the CPU. pairs (P, 2) int64: (clip, text), ascending, every caption of every clip. counts: for
+    the JSON.
+    """
+
+    rows: Rows
+    texts: list[str]
+    audio: torch.Tensor
+    text: torch.Tensor
+    pairs: np.ndarray
+    counts: dict
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What a training depends on."""
+        return self.audio, torch.from_numpy(self.pairs), self.text
+
+
+def embed_captions(sources: EmbeddingPipeline) -> EmbeddedPairs | None:
+    """The first --num-samples rows that have captions and usable audio; None on ranks above 0.
+
+    Captions go to the encoder as they are, without a prompt. UserError if there are none.
+    """
+    captions = _captions(sources.folder)
+    if not any(captions):
+        raise UserError(f"the captions in {sources.folder.folder} are all empty")
+    silent = np.array([not texts for texts in captions], bool)
+    embedded = sources.embed_rows(lambda *_: None, (NO_CAPTION, silent))
+    if embedded is None:
+        return None
+    rows, audio, skipped = embedded
+    counts = sources.counts(rows, skipped)
+    said = [captions[number] for number in rows.sample_ids.tolist()]
+    if len(rows) < 2:
+        raise UserError(f"{sources.folder.folder} has {len(rows)} usable clip with captions; two are needed")
+    position = {text: i for i, text in enumerate(dict.fromkeys(text for texts in said for text in texts))}
+    if len(position) < 2:
+        raise UserError(f"all clips in {sources.folder.folder} have one and the same caption; two are needed")
+    pairs = np.array([(clip, place) for clip, texts in enumerate(said) for place in sorted(position[t] for t in texts)])
+    counts |= {"used": len(rows), "captions": len(pairs), "distinct_captions": len(position)}
+    text = embed_texts(list(position), sources.encoder, sources.cache)
+    return EmbeddedPairs(rows, list(position), audio, text, pairs, counts)
+
+
+def _captions(folder: ParquetFolder) -> list[list[str]]:
+    """The captions of every row; with --skip-bad-files a file without them holds none, which is told."""
+    captions: list[list[str]] = []
+    for file, count in folder.rows_of.items():
+        try:
+            captions += read_captions(file, count)
+        except UserError as error:
+            if not folder.skip_bad:
+                raise
+            warn(f"{error}; its rows are skipped")
+            captions += [[]] * count
+    return captions

@@ -1,0 +1,70 @@
+"""From texts to embeddings: class names in one or several prompts, each text encoded once."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+
+import torch
+
+from CLAP.encoder import Encoder
+from hyperbolic_clap.embedding.store import EmbeddingCache
+from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.plumbing.flags import template
+
+PROMPT = "This is a sound of {label}."
+
+
+def read_prompts(args: argparse.Namespace) -> list[str] | None:
+    """The templates of --prompt or --prompt-file, None without either; UserError if the file holds none or a bad one.
+
+    Blank lines of the file do not count.
+    """
+    if args.prompt_file is None:
+        return args.prompt
+    if args.prompt:
+        raise UserError("--prompt and --prompt-file exclude each other; give one of them")
+    try:
+        lines = args.prompt_file.read_text(encoding="utf-8-sig").splitlines()
+        templates = [template(line.strip()) for line in lines if line.strip()]
+    except OSError as error:
+        raise UserError(f"--prompt-file {args.prompt_file} cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, argparse.ArgumentTypeError) as error:
+        raise UserError(f"--prompt-file {args.prompt_file}: {error}") from None
+    if not templates:
+        raise UserError(f"--prompt-file {args.prompt_file} is empty; it must hold one template a line, with {{label}}")
+    return templates
+
+
+def embed_classes(
+    names: list[str], encoder: Encoder, cache: EmbeddingCache, prompts: list[str] | tuple[str, ...] = (PROMPT,)
+) -> torch.Tensor:
+    """Class names -> (M, D) float32 unit embeddings of the prompt with each name.
+
+    Of several prompts the average, normalised again (Radford et al. 2021, "Learning Transferable Visual Models",
+    section 3.1.4).
+    """
+    text = embed_texts([prompt.replace("{label}", name) for prompt in prompts for name in names], encoder, cache)
+    if len(prompts) > 1:
+        text = torch.nn.functional.normalize(text.view(len(prompts), len(names), -1).mean(dim=0), dim=-1)
+    if len(names) > 1 and bool((text == text[0]).all()):
+        raise UserError(f"--checkpoint {encoder.name} gives every class text one embedding: its tokenizer is broken")
+    return text
+
+
+def embed_texts(texts: list[str], encoder: Encoder, cache: EmbeddingCache) -> torch.Tensor:
+    """Texts -> (M, D) float32 unit embeddings; each distinct text is encoded once, ever."""
+    keys = [text_key(text) for text in texts]
+    vectors, known = cache.take(keys, encoder.embed_dim)
+    if missing := list({key: i for i, key in enumerate(keys) if not known[i]}.values()):
+        log.info("encoding %d texts", len(missing))
+        for i, vector in zip(missing, encoder.encode_texts([texts[i] for i in missing]), strict=True):
+            cache.add(keys[i], vector)
+        vectors = cache.take_all(keys, encoder.embed_dim)
+        cache.flush()
+    return torch.from_numpy(vectors)
+
+
+def text_key(text: str) -> bytes:
+    """SHA-256 of a text, apart from every clip's."""
+    return hashlib.sha256(f"text\n{text}".encode()).digest()

@@ -1,0 +1,1 @@
+"""A model on sounds of one's own: search, tags, timelines."""

@@ -1,0 +1,78 @@
+"""Probabilities of classes for sounds outside of any data set: of whole files, and along a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from hyperbolic_clap.embedding.texts import embed_classes
+from hyperbolic_clap.inference.windows import embed_window, windows
+from hyperbolic_clap.metrics.ontology import audioset
+from hyperbolic_clap.metrics.superclasses import branch_of, log_sum_exp
+from hyperbolic_clap.plumbing.errors import RowError, warn
+from hyperbolic_clap.projector.projector import Head
+
+
+class Tagger:
+    """A trained head over a class list. branches: inner classes of AudioSet's tree are answered by their branches."""
+
+    def __init__(self, head: Head, names: list[str], encoder, cache, prompts: list[str], branches: bool):
+        self.head, self.names, self.encoder, self.cache = head, names, encoder, cache
+
+        def vectors(some: list[str]) -> torch.Tensor:
+            return head.text(embed_classes(some, encoder, cache, prompts))
+
+        self.text = vectors(names)
+        tree = audioset()
+        below = {i: branch_of(name, tree) for i, name in enumerate(names)} if branches else {}
+        self.branches = {i: (vectors(members), members) for i, members in below.items() if members}
+
+    def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
+        """(N, embed_dim) audio embeddings -> (N, M) probabilities of the classes."""
+        audio = self.head.audio(embeddings)
+        similarity = self.head.with_prototypes(self.head.compare(audio, self.text), embeddings, self.names).clone()
+        for i, (text, members) in self.branches.items():
+            below = self.head.with_prototypes(self.head.compare(audio, text), embeddings, members)
+            similarity[:, i] = log_sum_exp(below, self.head.scale).to(similarity.dtype)
+        return self.head.probability(similarity.cpu().numpy())
+
+    def best(self, probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
+        """The k most probable classes of (M,) probabilities."""
+        return [(self.names[i], probabilities[i]) for i in np.argsort(-probabilities, kind="stable")[:k]]
+
+    def timeline(self, path: Path, window: float, hop: float, threshold: float) -> list[dict]:
+        """{start, end, classname, probability} where a class is at least that probable, by their start.
+
+        Each window speaks for the hop in its middle, the first and the last for their outer half too; adjacent ones of
+        a class are joined, with the greatest of their probabilities. A window that is no use has no label; it is
+        told. RowError for what is no sound.
+        """
+        finished, running, length, lost, number = [], {}, 0.0, [], -1
+        with tqdm(desc=path.name[:30], unit="window", mininterval=0.5) as progress:
+            for number, (start, end, waveform) in enumerate(windows(path, window, hop)):
+                here = start + (window - hop) / 2 if number else 0.0
+                if isinstance(waveform, RowError):
+                    lost.append(waveform)
+                    heard = {}
+                else:
+                    row = self.probabilities(embed_window(waveform, self.encoder)[None])[0]
+                    heard = {self.names[i]: float(row[i]) for i in np.flatnonzero(row >= threshold)}
+                for name in running.keys() - heard.keys():
+                    finished.append(running.pop(name))
+                for name, value in heard.items():
+                    label = running.setdefault(name, {"start": here, "end": 0.0, "classname": name, "probability": 0.0})
+                    label["probability"] = max(label["probability"], value)
+                    label["end"] = start + (window + hop) / 2
+                length = end
+                progress.update()
+        if lost and len(lost) == number + 1:
+            raise lost[0]
+        if lost:
+            warn(f"{path}: {len(lost)} of {number + 1} windows are left out: {lost[0]}")
+        for label in running.values():
+            label["end"] = length
+        joined = [label | {"end": min(label["end"], length)} for label in [*finished, *running.values()]]
+        return sorted(joined, key=lambda label: (label["start"], label["classname"]))

@@ -1,0 +1,117 @@
+"""The way to the root: which class texts a clip meets on its way to the origin, and whether they are its ancestors.
+
+A clip's vector is walked towards what is most general: after a hyperbolic projector to the origin, along the geodesic;
+in cosine to the mean direction of the class texts, along the chord (Desai et al. 2023, "Hyperbolic Image-Text
+Representations", MERU, section 4.3 and appendix, whose steps these are). At each step the most similar text is met.
+If the space holds AudioSet's tree, a clip meets the ancestors of its classes, the nearest first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hyperbolic_clap.metrics import bootstrap
+from hyperbolic_clap.metrics.ontology import Ontology, audioset
+from hyperbolic_clap.projector.projector import Head
+
+STEPS = 24  # of a walk, the clip itself and the root included
+PAIRS_AT_ONCE = 1 << 24  # similarities of one block of clips: 64 MiB
+RESAMPLES = 2000
+
+
+def walk(head: Head, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+    """Vectors of N clips and M texts, as head.audio and head.text give them -> (N, STEPS) positions of the texts met.
+
+    From the clip itself (first column) to the root (last): the origin, or the mean direction of the texts.
+    """
+    size = max(1, PAIRS_AT_ONCE // (STEPS * len(text)))
+    met = [_walk(head, audio[start : start + size], text) for start in range(0, len(audio), size)]
+    return np.concatenate(met) if met else np.empty((0, STEPS), int)
+
+
+def _walk(head: Head, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+    along = torch.linspace(0, 1, STEPS, dtype=audio.dtype, device=audio.device)[:, None, None]
+    if head.similarity == "hyperbolic":  # a geodesic through the origin is a ray of tangent vectors
+        places, root = audio * (1 - along), 0 * audio[:1]
+    else:
+        unit = torch.nn.functional.normalize
+        root = unit(unit(text, dim=-1).mean(0, keepdim=True), dim=-1)
+        places = (1 - along) * unit(audio, dim=-1) + along * root
+    best = head.compare(places.flatten(0, 1), text).argmax(1)
+    return best.reshape(STEPS, len(audio)).T.cpu().numpy()
+
+
+def ancestors_in_order(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> np.ndarray:
+    """How many ancestors each clip meets in order, and how many it could: (N, 2).
+
+    met (N, STEPS), targets (N, M) bool, nodes (M,) of Ontology.find. Counted are proper ancestors of the clip's most
+    special true classes that are classes themselves; in order: each above the one before, as the longest such run.
+    """
+    above = tree.ancestors[nodes][:, nodes] & ~np.eye(len(nodes), dtype=bool)  # (class, its ancestors among classes)
+    height = longest_chains(above)
+    found = np.zeros((len(met), 2), int)
+    for i, (row, truth) in enumerate(zip(met, targets, strict=True)):
+        special = truth & ~above[truth].any(axis=0)
+        wanted = above[special].any(axis=0)
+        found[i, 1] = max((height[j] for j in np.flatnonzero(special)), default=0)
+        found[i, 0] = longest_run([j for j in dict.fromkeys(row.tolist()) if wanted[j]], above)
+    return found
+
+
+def longest_run(sequence: list[int], above: np.ndarray) -> int:
+    """The length of the longest subsequence of which each is an ancestor of the one before."""
+    best: list[int] = []
+    for k, j in enumerate(sequence):
+        best.append(1 + max((best[i] for i in range(k) if above[sequence[i], j]), default=0))
+    return max(best, default=0)
+
+
+def longest_chains(above: np.ndarray) -> np.ndarray:
+    """(M, M) bool ancestors -> (M,) the most ancestors of each class that lie above one another."""
+    height = np.zeros(len(above), int)
+    while True:
+        new = np.where(above.any(axis=1), np.where(above, height[None] + 1, 0).max(axis=1, initial=0), 0)
+        if (new == height).all():
+            return height
+        height = new
+
+
+def way_to_root(head: Head, audio: torch.Tensor, text: torch.Tensor, targets: np.ndarray, names: list[str]) -> dict:
+    """The figure for the results JSON: the share of ancestors met in order, with its 95 % interval over the clips.
+
+    share: ancestors met in order over those that could be, summed over the clips. shuffled: the same with the true
+    classes of another clip, what chance and texts near the root give. None where there is no ground; reason says why.
+    """
+    kind = "geodesic to the origin" if head.similarity == "hyperbolic" else "cosine, to the mean text"
+    figure = {"walk": kind, "steps": STEPS} | dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
+    tree = audioset()
+    nodes, figure["reason"] = tree.find(names)
+    if nodes is None:
+        return figure
+    return figure | share(walk(head, audio, text), targets, nodes, tree)
+
+
+def share(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> dict:
+    """share, low, high, clips, shuffled and reason of walks that are known."""
+    counts = ancestors_in_order(met, targets, nodes, tree)
+    able = counts[:, 1] > 0
+    if not able.any():
+        return {"clips": 0, "reason": "no clip has a class with an ancestor in the class list"}
+    order = np.random.default_rng(0).permutation(np.flatnonzero(able))
+    others = np.arange(len(met))
+    others[order] = np.roll(order, 1)  # every clip gets another's classes, unless it is the only one
+    chance = ancestors_in_order(met[able], targets[others][able], nodes, tree).sum(axis=0)
+    inside, whole = counts[able].T
+    drawn = [
+        bootstrap.ratio(weights, inside, whole) for weights in bootstrap.draw(len(whole), RESAMPLES, 0, len(whole))
+    ]
+    low, high = bootstrap.interval(np.concatenate(drawn)) or (None, None)
+    return {
+        "share": float(inside.sum() / whole.sum()),
+        "low": low,
+        "high": high,
+        "clips": int(able.sum()),
+        "shuffled": float(chance[0] / chance[1]),
+        "reason": None,
+    }

@@ -1,0 +1,51 @@
+"""Figures without ground: null in the JSON with the reason why, so that none of them costs a finished evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from hyperbolic_clap.plumbing.errors import UserError, first_line, warn
+
+NO_CLIP = "no clip has a true class"
+REASONS = {
+    "auc": "no class is true of some clips and false of others",
+    "d_prime": "auc has no finite normal quantile",
+    "wrong_top1_distance": "no top-1 is wrong",
+    "radius_depth": "the radii do not vary, or there are fewer than three classes or only one depth",
+    "angle_depth": "the angles do not vary, or there are fewer than three classes or only one depth",
+}
+
+
+def grounded(figures: dict[str, Callable[[], dict]]) -> tuple[dict, dict[str, str]]:
+    """Compute named groups of figures -> (the groups, {dotted name of every null: why}).
+
+    What is not finite becomes None, and so does a whole group whose computation fails, with a warning: whatever else
+    was computed is kept. A UserError passes.
+    """
+    groups, reasons = {}, {}
+    for name, compute in figures.items():
+        try:
+            found = compute()
+        except UserError:
+            raise
+        except Exception as error:  # the last net: the libraries' functions fail in many ways on odd label sets
+            reasons[name] = f"{type(error).__name__}: {first_line(error)}"
+            warn(f"{name} cannot be computed and is null in the results: {reasons[name]}")
+            groups[name] = None
+            continue
+        groups[name] = _finite(found, name, found.get("reason"), reasons)
+    return groups, reasons
+
+
+def _finite(value, name: str, given: str | None, reasons: dict[str, str]):
+    if isinstance(value, dict):
+        given = value.get("reason") or given
+        return {k: _finite(v, f"{name}.{k}", given, reasons) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        reasons[name] = "not a number" if math.isnan(value) else "infinite"
+        return None
+    if value is None and not name.endswith(".reason"):
+        own = (why for ending, why in REASONS.items() if name.endswith(ending))
+        reasons[name] = given or next(own, NO_CLIP)
+    return value

@@ -1,0 +1,112 @@
+"""Files that are whole or absent, whatever kills the process or the machine while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from hyperbolic_clap.plumbing.errors import UserError
+
+TEMPORARY = ".tmp"
+NAMED = 40  # characters of a file's name in that of its temporary one, since a name may have 255 bytes at most
+STALE_SECONDS = 3600.0  # far more than any file here takes to write
+
+
+def write_atomic(path: Path, write: Callable[[Path], None], tidy: bool = True) -> None:
+    """Let `write` fill a temporary file, then rename it to `path`: the file is absent or whole, never half.
+
+    Holds for a kill and for a crash of the machine. An OSError names `path`. tidy: remove what a killed process left of
+    this very file; in vain where the name is always new.
+    """
+    _require_regular(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if tidy:
+            remove_stale(path.parent, path.name[:NAMED])
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:NAMED]}.", suffix=TEMPORARY, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    with contextlib.suppress(OSError):  # not every system and file system can synchronise a folder
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_stale(folder: Path, name: str | None = None, seconds: float = STALE_SECONDS) -> None:
+    """Remove what killed processes left of files that they were writing in `folder`: of `name`, or of all.
+
+    seconds: the age from which on a temporary file counts as left behind; another process may be writing a younger one.
+    """
+    for temporary in folder.glob(f".{glob.escape(name) if name else '*'}.*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime >= seconds:
+                temporary.unlink()
+
+
+def require_writable(path: Path) -> None:
+    """The error of `write_atomic`, as far as it can be known beforehand: now, instead of after hours of work."""
+    _require_regular(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def require_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """`require_writable` of files, None for one not asked for; UserError for one that is read, or written as well."""
+    taken = {Path(path).resolve(): path for path in inputs if path}
+    for path in filter(None, outputs):
+        if (other := taken.setdefault(path.resolve(), path)) is not path:
+            raise UserError(f"{path} would be overwritten: {other} is read or written as well; name another file")
+        require_writable(path)
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False if another has it, True where locks are unknown."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
+def _require_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a rename would replace /dev/null for everybody
+        raise UserError(f"{path} is a folder or a device; give the name of a file")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Strict JSON (no NaN, no Infinity), whole or not at all."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates, which Python's escape writes as JSON's.
+    data = text.encode("utf-8", "backslashreplace")
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))

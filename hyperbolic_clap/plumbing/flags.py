@@ -1,0 +1,174 @@
+"""Command lines: the parser, the types of its values, and the flags that several scripts have."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.json"
+DEFAULT_CHECKPOINT = "laion/larger_clap_general"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors, the script's docstring as help, and no abbreviated flags."""
+
+    def __init__(self, doc: str):
+        super().__init__(
+            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}\n")
+
+
+def positive(text: str) -> float:
+    """A finite float above 0."""
+    value = _number(text, float)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A finite float of 0 or above."""
+    value = _number(text, float)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of 0 or above")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A float strictly between 0 and 1."""
+    value = _number(text, float)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1 (both excluded)")
+    return value
+
+
+def share(text: str) -> float:
+    """A float from 0 to below 1."""
+    value = _number(text, float)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def scale(text: str) -> float:
+    """A float above 0, and at most the logit scale's ceiling of 100."""
+    value = positive(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"{text} is above 100, the ceiling of the logit scale")
+    return value
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of `minimum` or more."""
+
+    def whole(text: str) -> int:
+        value = _number(text, int)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is below {minimum}, the least accepted")
+        return value
+
+    return whole
+
+
+def seed(text: str) -> int:
+    """A whole number that every random generator takes."""
+    value = _number(text, int)
+    if not -(2**31) <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between {-(2**31)} and {2**32 - 1}")
+    return value
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text of the command line was UTF-8; else it holds lone surrogates, which nothing can encode."""
+    return text.isascii() or text.encode("utf-8", "replace").decode() == text
+
+
+def files_read(args: argparse.Namespace) -> list[Path | None]:
+    """The single files that flags name to be read; None for those that were not given."""
+    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file")]
+
+
+def template(text: str) -> str:
+    """A prompt template: one line that holds {label}, where the class name goes."""
+    if not is_utf8(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8")
+    if "{label}" not in text or len(text.splitlines()) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one line that holds {{label}}, where the class name goes")
+    return text
+
+
+def _number(text: str, kind: type):
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {noun}") from None
+
+
+def add_head_flags(parser: argparse.ArgumentParser, always_hyperbolic: bool = False) -> None:
+    """The flags that choose what compares audio with text; always_hyperbolic: --use-hyperbolic is a fact, no flag."""
+    add = parser.add_argument
+    if always_hyperbolic:
+        parser.set_defaults(use_hyperbolic=True)
+    else:
+        add("--use-hyperbolic", action="store_true", help="use the hyperbolic projector of --projection-checkpoint")
+    add(
+        "--projection-checkpoint",
+        type=Path,
+        default=None,
+        required=always_hyperbolic,
+        help="a .pth file of train_hyperbolic_clap.py, an exported folder or its ModelScope id (for hyperbolic)",
+    )
+    add(
+        "--c",
+        type=positive,
+        default=None,
+        help="SQUARED RADIUS of the ball, curvature K = -1/c; only checked, the checkpoint's own is used",
+    )
+    add("--temperature", type=positive, default=None, help="only checked, the checkpoint's own is used")
+    add("--prototypes", type=not_negative, default=None, metavar="B", help="only checked, as --c is")
+
+
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that training and testing have in common: data, model, device, cache."""
+    add = parser.add_argument
+    add("--parquet-dir", type=Path, required=True, help="folder with the *.parquet files (top level, sorted)")
+    add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
+    add_model_flags(parser)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of scripts that embed sounds, whatever these come from."""
+    add = parser.add_argument
+    add("--device", default="cuda:0", help="cuda:0, cuda, cpu, ... (default: cuda:0; the CPU if there is no CUDA)")
+    add(
+        "--checkpoint",
+        default=DEFAULT_CHECKPOINT,
+        help=f"the CLAP model: a local folder or a ModelScope id (default: {DEFAULT_CHECKPOINT}, "
+        "from the local ModelScope cache or else fetched)",
+    )
+    add(
+        "--class-labels",
+        type=Path,
+        default=CLASS_LABELS,
+        help="JSON of class name -> index (default: the 527 AudioSet classes)",
+    )
+    add("--prompt", type=template, action="append", default=None, metavar="TEMPLATE", help="text of a class, "
+        "{label} being its name; several times: averaged (default: the checkpoint's, or This is a sound of {label}.)")
+    add("--prompt-file", type=Path, default=None, help="text file with one prompt template a line, averaged")
+    add("--encode-batch-size", type=at_least(1), default=32, help="windows per encoder batch on CUDA (default: 32)")
+    add("--workers", type=at_least(1), default=None, help="decoding threads (default: one for each core)")
+    add("--no-autocast", action="store_true", help="encode in float32 on CUDA instead of bfloat16 autocast")
+    add("--cache-dir", type=Path, default=None, help="embedding cache (default: the user's cache folder)")
+    add("--no-cache", action="store_true", help="neither read nor write the embedding cache")
+    add(
+        "--verify-cache",
+        action="store_true",
+        help="read and hash every file, also those that look unchanged, and say what of the cache was wrong",
+    )

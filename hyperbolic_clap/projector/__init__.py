@@ -1,0 +1,1 @@
+"""What compares audio with text: plain cosine or a trained projector, loaded, checked and exported."""

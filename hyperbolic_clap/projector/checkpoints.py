@@ -1,0 +1,186 @@
+"""Projection checkpoints: what is in the file, and everything that is checked before one is trusted."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+
+import torch
+
+from hyperbolic import HyperbolicProjector, LogitScale
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.files import write_atomic
+from hyperbolic_clap.projector import exported, prototypes
+from hyperbolic_clap.training.adam import Adam
+
+REQUIRED = {
+    "epoch": int,
+    "projection_state_dict": dict,
+    "optimizer_state_dict": dict,
+    "scale_state_dict": dict,
+    "identity": dict,
+    "train_loss": float,
+    "val_loss": float,
+    "c": float,
+    "base_c": float,
+    "temperature": float,
+    "embed_dim": int,
+    "output_dim": int,
+    "similarity": str,
+    "audio_radius": float,
+    "clap_model": str,
+    "clap_sha256": str,
+    "prompt": str,
+}
+SIMILARITIES = ("hyperbolic", "cosine")
+
+
+def save(path: Path, content: dict) -> None:
+    """Write a checkpoint whole or not at all; it loads with torch.load(weights_only=True)."""
+    data = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
+    torch.save(content, data)
+    write_atomic(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
+
+
+def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
+    """A projection checkpoint's content on the CPU, every field checked; UserError says what is wrong.
+
+    path: a .pth file of the training, an exported folder, or the ModelScope id of one. flag: the option that asked for
+    it, for the error's sentence.
+    """
+    place = exported.locate(path, flag)
+    # An exported head has nothing left of its training, and none of it is used but to continue that.
+    nothing = {"optimizer_state_dict": {}, "identity": {}}
+    content = nothing | exported.read(place, flag) if place.is_dir() else _read(path, flag)
+    _check(f"{flag} {path}", content)
+    return content
+
+
+def _read(path: Path, flag: str):
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
+        found = f"{path.parent} holds {', '.join(beside)}" if beside else f"{path.parent} holds no *.pth file"
+        raise UserError(f"{flag} {path} does not exist; {found}")
+    if not zipfile.is_zipfile(path):  # torch.load would try it as a bare pickle
+        raise UserError(f"{flag} {path} is damaged or no torch checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError  # packed, as torch.save never does; it may unpack to more than the memory holds
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and tensor errors of many classes
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise UserError(
+                f"{flag} {path} is refused: it holds Python objects besides tensors and plain values, "
+                "and loading them could run code"
+            ) from None
+        raise UserError(f"{flag} {path} is damaged or no torch checkpoint") from None
+    return content
+
+
+def _check(which: str, content) -> None:
+    def refuse(reason: str):
+        raise UserError(f"{which} {reason}")
+
+    if not isinstance(content, dict):
+        refuse(f"holds a {type(content).__name__} where a dictionary of a training run is expected")
+    for key, kind in REQUIRED.items():
+        if key not in content:
+            refuse(f"lacks the key {key!r}; train_hyperbolic_clap.py writes {', '.join(REQUIRED)}")
+        if not isinstance(content[key], kind):
+            refuse(f"has {key!r} of type {type(content[key]).__name__}, expected {kind.__name__}")
+    for key in ("c", "base_c", "temperature", "audio_radius"):
+        if not (math.isfinite(content[key]) and content[key] > 0):
+            refuse(f"has {key} = {content[key]}, which must be finite and above 0")
+    if content["similarity"] not in SIMILARITIES:
+        refuse(f"has similarity {content['similarity']!r}; known are {', '.join(SIMILARITIES)}")
+    state = content["projection_state_dict"]
+    shapes = {
+        "linear.weight": (content["output_dim"], content["embed_dim"]),
+        "linear.bias": (content["output_dim"],),
+        "log_c_change": (),
+    }
+    if state.keys() != shapes.keys():
+        refuse(f"has projection weights {sorted(map(str, state))}, expected {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if not isinstance(state[name], torch.Tensor) or tuple(state[name].shape) != shape:
+            refuse(f"has {name} of shape {tuple(getattr(state[name], 'shape', ()))}, expected {shape}")
+        if not state[name].is_floating_point() or "plain" not in _form(state[name]):
+            refuse(f"has {name} in the form {_form(state[name])}, expected plain floats")
+        if not bool(state[name].isfinite().all()):
+            refuse(f"has values in {name} that are not finite")
+    scaling = content.get("calibration", {"slope": 1.0, "shift": 0.0})
+    if not isinstance(scaling, dict) or any(type(scaling.get(k)) is not float for k in ("slope", "shift")):
+        refuse("has a calibration without the numbers slope and shift")
+    if not_finite(scaling):
+        refuse("has a calibration that is not finite")
+    made = content["base_c"] * float(state["log_c_change"].double().exp())
+    if not math.isclose(made, content["c"], rel_tol=1e-6):
+        refuse(f"has c = {content['c']:g}, but its weights make it {made:g}")
+    prototypes.check(which, content)
+
+
+def check_continues(name: str, content: dict, optimizer: Adam, scale: torch.nn.Module) -> None:
+    """UserError unless a checkpoint continues the training of `scale` and of what `optimizer`, an Adam, holds.
+
+    load_state_dict would take moments of any shape, and the first step would fail.
+    """
+    given, fresh = content["optimizer_state_dict"], optimizer.state_dict()
+    moments = [_form(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    fitting = [{"step": _form(torch.tensor(0.0)), "exp_avg": form, "exp_avg_sq": form} for form in moments]
+    state = given.get("state")
+    fits = isinstance(state, dict) and all(i in range(len(fitting)) and _form(state[i]) == fitting[i] for i in state)
+    if not fits or _form(given.get("param_groups")) != _form(fresh["param_groups"]):
+        raise UserError(f"{name} has an optimizer_state_dict that does not fit this run; leave --resume out")
+    if _form(content["scale_state_dict"]) != _form(scale.state_dict()):
+        raise UserError(f"{name} has a scale_state_dict that does not fit this run; leave --resume out")
+    trained = content.get("trained_state_dict") or {}
+    if _form(trained) != ({str(i): form for i, form in enumerate(moments)} if trained else {}):
+        raise UserError(f"{name} has a trained_state_dict that does not fit this run; leave --resume out")
+    if wrong := not_finite(content):
+        raise UserError(f"{name} has values in {wrong} that are not finite")
+
+
+def not_finite(content, name: str = "") -> str | None:
+    """The dotted name of the first tensor or float in (nested) `content` that is not finite, or None."""
+    if isinstance(content, (dict, list, tuple)):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        return next((found for k, v in items if (found := not_finite(v, f"{name}.{k}" if name else str(k)))), None)
+    if isinstance(content, torch.Tensor):
+        return None if bool(content.isfinite().all()) else name
+    return name if isinstance(content, float) and not math.isfinite(content) else None
+
+
+def _form(content):
+    """Nested content with a description in the place of each tensor, so that it can be compared."""
+    if isinstance(content, torch.Tensor):
+        plain = content.layout == torch.strided and content.is_contiguous()  # not one number with a lying shape
+        return f"{content.dtype} {tuple(content.shape)} {'plain' if plain else content.layout}"
+    if isinstance(content, dict):
+        return {key: _form(value) for key, value in content.items()}
+    return [_form(value) for value in content] if isinstance(content, (list, tuple)) else content
+
+
+def rebuild(content: dict, device: torch.device) -> HyperbolicProjector:
+    """The trained projector of a checked checkpoint, in eval mode on the device."""
+    projector = HyperbolicProjector(
+        content["embed_dim"],
+        content["output_dim"],
+        content["base_c"],
+        content["temperature"],
+        content["similarity"],
+        content["audio_radius"],
+    )
+    projector.load_state_dict(content["projection_state_dict"])
+    return projector.eval().requires_grad_(False).to(device)
+
+
+def rebuild_scale(content: dict, path: Path) -> LogitScale:
+    """The trained logit scale and bias of a checked checkpoint, on the CPU; UserError if it holds none."""
+    scale = LogitScale()
+    if _form(content["scale_state_dict"]) != _form(scale.state_dict()) or not_finite(content["scale_state_dict"]):
+        raise UserError(f"{path} has a scale_state_dict that holds no finite logit scale and bias")
+    scale.load_state_dict(content["scale_state_dict"])
+    return scale.requires_grad_(False)

@@ -1,0 +1,154 @@
+"""What compares audio with text: CLAP's own cosine, or a trained projector. One similarity for every script."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hyperbolic import HyperbolicProjector, LogitScale, cosine_similarity
+from hyperbolic_clap.embedding.texts import PROMPT
+from hyperbolic_clap.plumbing.errors import UserError, warn
+from hyperbolic_clap.projector import checkpoints, exported, prototypes
+
+
+class Head:
+    """Embeddings -> vectors -> similarities.
+
+    path: a projection checkpoint (a .pth file, an exported folder or its ModelScope id), or None for plain cosine.
+    content: what the checkpoint holds. UserError if it is no good.
+    """
+
+    def __init__(self, path: Path | None, device: torch.device):
+        self.path, self.device = path, device
+        self.content: dict = checkpoints.load(path) if path else {}
+        self.projector: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None
+        self.logits = checkpoints.rebuild_scale(self.content, path) if path else LogitScale().requires_grad_(False)
+
+    @property
+    def trained(self) -> bool:
+        """Whether a projector lies between embeddings and similarity."""
+        return self.projector is not None
+
+    @property
+    def similarity(self) -> str:
+        """hyperbolic or cosine."""
+        return self.content.get("similarity", "cosine")
+
+    @property
+    def scale(self) -> float:
+        """What similarities are multiplied by to be logits: the trained scale, or where training starts."""
+        return float(self.logits.scale)
+
+    @property
+    def calibration(self) -> dict:
+        """slope, shift and clips of training/calibration.py; {} without, as in checkpoints older than it."""
+        return self.content.get("calibration", {})
+
+    def probability(self, similarity: np.ndarray, calibrated: bool = True) -> np.ndarray:
+        """Similarities -> the sigmoid of the trained logits, scaled by the calibration if there is one."""
+        logits = self.scale * similarity.astype(np.float64) + float(self.logits.bias)
+        if calibrated and self.calibration:
+            logits = self.calibration["slope"] * logits + self.calibration["shift"]
+        return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))  # exp overflows at 710
+
+    @property
+    def prototypes(self) -> float:
+        """What the cosine to a class's mean training audio is multiplied by; 0 without prototypes."""
+        return self.content.get(prototypes.WEIGHT, 0.0)
+
+    def prompts(self, given: list[str] | None) -> list[str]:
+        """The templates of the class texts: the checkpoint's, or those given; UserError if the two differ."""
+        if not self.trained:
+            return given or [PROMPT]
+        trained = self.content["prompt"].split("\n")
+        if given is not None and sorted(given) != sorted(trained):
+            shown = [" | ".join(templates) for templates in (given, trained)]
+            raise UserError(
+                f"--prompt {shown[0]!r} contradicts {self.path}, which was trained with {shown[1]!r}; leave the flag "
+                "out or give the same"
+            )
+        return trained
+
+    def require_model(self, encoder) -> None:
+        """UserError if the projector was trained on another CLAP model than the encoder."""
+        if self.trained and self.content["clap_sha256"] != encoder.sha256:
+            raise UserError(
+                f"--projection-checkpoint {self.path} was trained on the CLAP model {self.content['clap_model']}, "
+                f"but --checkpoint {encoder.name} is another model"
+            )
+
+    def audio(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(N, embed_dim) audio embeddings -> the (N, D) vectors that are compared, on the device."""
+        embeddings = embeddings.to(self.device)
+        return self.projector.audio(embeddings) if self.trained else embeddings
+
+    def text(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(M, embed_dim) text embeddings -> the (M, D) vectors that are compared, on the device."""
+        embeddings = embeddings.to(self.device)
+        return self.projector.text(embeddings) if self.trained else embeddings
+
+    def compare(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Vectors (N, D), (M, D) -> similarities (N, M)."""
+        return (self.projector.compare if self.trained else cosine_similarity)(audio, text)
+
+    def with_prototypes(self, similarity: torch.Tensor, embeddings: torch.Tensor, names: list[str]) -> torch.Tensor:
+        """Similarities (N, M) to the classes `names`, with what the prototypes of the checkpoint add, if it has any.
+
+        embeddings: the clips' (N, embed_dim).
+        """
+        if not self.prototypes:
+            return similarity
+        return similarity + prototypes.added(self.content, embeddings.to(self.device), names)
+
+    def describe(self, encoder, prompt: str) -> dict:
+        """The models behind the numbers, for the results JSON. c, curvature and temperature: None for plain cosine."""
+        hyperbolic = self.similarity == "hyperbolic"
+        return {
+            "clap_model": encoder.name,
+            "clap_sha256": encoder.sha256,
+            "prompt": prompt,
+            "use_hyperbolic": hyperbolic,
+            "similarity": self.similarity,
+            "projection_checkpoint": str(self.path) if self.path else None,
+            "projection_sha256": exported.sha256(self.content) if self.trained else None,
+            "epoch": self.content.get("epoch"),
+            "output_dim": self.content.get("output_dim", encoder.embed_dim),
+            "c": self.content["c"] if hyperbolic else None,
+            "c_meaning": "squared radius of the ball, curvature = -1/c",
+            "curvature": -1 / self.content["c"] if hyperbolic else None,
+            "temperature": self.content.get("temperature"),
+        } | ({"prototypes": self.prototypes} if self.prototypes else {})
+
+
+def open_projector(args: argparse.Namespace, device: torch.device) -> Head:
+    """The head of --projection-checkpoint, --use-hyperbolic, --c, --temperature and --prototypes.
+
+    UserError if one of them contradicts the checkpoint; a warning if plain cosine has no use for it.
+    """
+    if args.use_hyperbolic and args.projection_checkpoint is None:
+        raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
+    head = Head(args.projection_checkpoint, device)
+    if args.prototypes is not None and not math.isclose(args.prototypes, head.prototypes, rel_tol=1e-5):
+        has = f"has those of weight {head.prototypes:g}" if head.prototypes else "has none"
+        whose = args.projection_checkpoint or "plain cosine"
+        raise UserError(f"--prototypes {args.prototypes:g} contradicts {whose}, which {has}; leave the flag out")
+    if not head.trained:
+        for flag in ("c", "temperature"):
+            if getattr(args, flag) is not None:
+                warn(f"--{flag} {getattr(args, flag):g} has no effect: plain cosine has no {flag}")
+        return head
+    if (head.similarity == "hyperbolic") != args.use_hyperbolic:
+        mend = "test it without --use-hyperbolic" if args.use_hyperbolic else "add --use-hyperbolic"
+        raise UserError(f"{args.projection_checkpoint} was trained for {head.similarity} similarity; {mend}")
+    for flag in ("c", "temperature"):
+        given, trained = getattr(args, flag), head.content[flag]
+        if given is not None and not math.isclose(given, trained, rel_tol=1e-5):
+            raise UserError(
+                f"--{flag} {given:g} contradicts {args.projection_checkpoint}, which was trained with {flag} = "
+                f"{trained:g}; leave the flag out or give that value"
+            )
+    return head

@@ -1,0 +1,1 @@
+"""Pictures, the page to see and hear, the model card."""

@@ -1,0 +1,151 @@
+"""A model card for a head: English and Chinese, with the metadata that ModelScope and Hugging Face read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.projector import exported
+from hyperbolic_clap.results.files import Results
+
+SHOWN = ("acc@1", "acc@5", "map", "map_samples")
+METADATA = """---
+license: {license}
+language:
+- en
+base_model:
+- {base_model}
+base_model_relation: adapter
+pipeline_tag: zero-shot-audio-classification
+frameworks:
+- pytorch
+tasks:
+- zero-shot-classification
+domain:
+- audio
+tags:
+- audio
+- clap
+- hyperbolic
+- safetensors
+metrics:
+- accuracy
+- mAP
+{datasets}{index}---
+"""
+ENGLISH = """
+# {name}
+
+A small trained head on top of the frozen CLAP model `{clap_model}`: one linear layer from its {embed_dim}-dimensional
+embeddings of audio and text to {output_dim} dimensions.
+
+- similarity: {geometry}, divided by {temperature:g}
+- class texts: {prompts}
+- epoch {epoch} of its training
+- SHA-256 of the CLAP model's files: `{clap_sha256}`
+
+## Use
+
+With the Hyperbolic CLAP project:
+
+    python test_clap_modelscope.py --parquet-dir DATA --checkpoint {clap_model} \\
+        {flag}--projection-checkpoint THIS_FOLDER
+
+`model.safetensors` holds the layer and the learned logit scale and bias, `config.json` everything else; the project's
+`docs/sharing.md` loads both with torch and transformers alone.
+
+## Results
+
+"""
+MEASURED = """
+Measured by the project's test script. A head is supervised by the labels it was trained with, so these figures are not
+zero-shot in the strict sense.
+"""
+CHINESE = """
+## 中文说明
+
+冻结的 CLAP 模型 `{clap_model}` 之上的一个小型可训练头：一个线性层，把音频和文本的 {embed_dim} 维嵌入映射到
+{output_dim} 维。相似度：{geometry}，再除以 {temperature:g}。
+
+用法：`--projection-checkpoint` 指向本文件夹，`--checkpoint` 为上述 CLAP 模型。`model.safetensors` 含线性层、
+logit scale 与偏置，`config.json` 含其余全部参数。
+
+"""
+MEASURED_CHINESE = """
+由本项目的测试脚本测得。训练时使用了标签，因此这些数字不是严格意义上的零样本结果。
+"""
+
+
+def require_own(content: dict, results: list[Results]) -> None:
+    """UserError unless every results file is of this head, or of the untrained cosine of the same CLAP model."""
+    own = exported.sha256(content)
+    for file in results:
+        model = file.info["model"]
+        if model.get("clap_sha256") != content["clap_sha256"]:
+            other = model.get("clap_model")
+            raise UserError(f"--results {file.path} is of another CLAP model ({other}) than the head")
+        head = model.get("projection_checkpoint")
+        if head and model.get("projection_sha256") != own:
+            raise UserError(f"--results {file.path} is of another head ({head}); test this one, or leave the file out")
+
+
+def card(content: dict, name: str, clap_model: str, results: list[Results], license: str, datasets: list[str]) -> str:
+    """The text of README.md. clap_model: id or name of the base model. datasets: ids of the training data."""
+    rows = [_row(file) for file in results]
+    prompts = ", ".join(f"`{prompt}`" for prompt in content["prompt"].split("\n"))
+    facts = content | {"name": name, "clap_model": clap_model, "prompts": prompts}
+    c, hyperbolic = content["c"], content["similarity"] == "hyperbolic"
+    english, chinese = content["similarity"], {"cosine": "余弦"}.get(content["similarity"], content["similarity"])
+    if hyperbolic:
+        english = f"minus the distance in the Poincare ball of squared radius c = {c:g}, curvature -1/c = {-1 / c:g}"
+        chinese = f"负的双曲距离（庞加莱球，半径的平方 c = {c:g}，曲率 -1/c = {-1 / c:g}）"
+    parts = [
+        _metadata(name, clap_model, rows, license, datasets),
+        ENGLISH.format(**facts | {"geometry": english, "flag": "--use-hyperbolic " if hyperbolic else ""}),
+        _table(rows, ("", "data", "clips", "classes"), ("CLAP's own cosine, untrained", "this head")) + MEASURED
+        if rows
+        else "None were given when this card was written.\n",
+        CHINESE.format(**facts | {"geometry": chinese}),
+        _table(rows, ("", "数据", "片段", "类别"), ("CLAP 自身的余弦（未训练）", "本模型")) + MEASURED_CHINESE
+        if rows
+        else "写本卡片时没有给出结果。\n",
+    ]
+    return "".join(parts)
+
+
+def _row(file: Results) -> dict:
+    """What the card shows of a results file: whose, on what, how many clips and classes, the metrics of SHOWN."""
+    arguments = file.info.get("arguments")
+    given = arguments.get("parquet_dir") if isinstance(arguments, dict) else None
+    # The folder's name alone: where it lies on somebody's disk is nobody's business.
+    data = Path(str(given or "").replace("\\", "/")).name or file.label
+    metrics = {name: file.metrics[name] for name in SHOWN if name in file.metrics}
+    trained = bool(file.info["model"].get("projection_checkpoint"))
+    clips = int(file.metrics.get("valid_samples", file.valid.sum()))
+    return {"trained": trained, "data": data, "clips": clips, "classes": len(file.names), "metrics": metrics}
+
+
+def _metadata(name: str, clap_model: str, rows: list[dict], license: str, datasets: list[str]) -> str:
+    quote = json.dumps  # a JSON string is a YAML string
+    index = ""
+    for row in rows:
+        if not (row["trained"] and row["metrics"]):
+            continue
+        index = index or f"model-index:\n- name: {quote(name)}\n  results:\n"
+        index += "  - task:\n      type: zero-shot-audio-classification\n    dataset:\n"
+        index += f"      type: {quote(row['data'])}\n      name: {quote(row['data'])}\n    metrics:\n"
+        for metric, value in row["metrics"].items():
+            kind = "mAP" if metric.startswith("map") else "accuracy"
+            index += f"    - type: {kind}\n      name: {quote(metric)}\n      value: {value:.4f}\n"
+    listed = "".join(["datasets:\n", *(f"- {quote(dataset)}\n" for dataset in datasets)]) if datasets else ""
+    return METADATA.format(license=quote(license), base_model=quote(clap_model), datasets=listed, index=index)
+
+
+def _table(rows: list[dict], head: tuple[str, ...], who: tuple[str, str]) -> str:
+    lines = ["| " + " | ".join([*head, *SHOWN]) + " |", "|---" * 2 + "|---:" * (len(head) + len(SHOWN) - 2) + "|"]
+    for row in rows:
+        values = [f"{row['metrics'][name]:.4f}" if name in row["metrics"] else "" for name in SHOWN]
+        cells = [who[row["trained"]], row["data"].replace("|", "\\|"), str(row["clips"]), str(row["classes"]), *values]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,302 @@
+"""What the page shows, as one JSON-able dict: verdict, clips, classes, tree, disk, way to the root, confidence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1_reliability
+from hyperbolic_clap.metrics.ontology import ROOT, Ontology, audioset
+from hyperbolic_clap.metrics.traversal import share, walk
+from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.reading.labels import normalise
+from hyperbolic_clap.reporting.confidence import risk_coverage
+from hyperbolic_clap.reporting.disk import disk_points
+from hyperbolic_clap.reporting.mds import evenly, flatten
+from hyperbolic_clap.reporting.rebuild import Rebuilt, rebuild
+from hyperbolic_clap.reporting.sound import choose, sounds
+from hyperbolic_clap.results.compare import describe
+from hyperbolic_clap.results.files import Results
+from hyperbolic_clap.results.measures import Measures, match
+
+TOP = 5  # predictions shown of each clip
+NEAREST = 5  # clips shown beside each clip
+DISK_CLIPS = 2000  # on a disk
+PAIRS_AT_ONCE = 1 << 24
+
+
+@dataclass
+class Page:
+    """What the parts of a page are made of. rows[f] (N,): the row of file f for each clip of the first, -1 without."""
+
+    files: list[Results]
+    comparison: dict
+    rows: list[np.ndarray]
+    names: list[str]
+    place: list[np.ndarray]  # of each file's classes in the page's names
+    made_of: list[Rebuilt | None]
+    tree: Ontology
+    notes: list[str] = field(default_factory=list)
+
+
+def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
+    """The page of results files, the baseline first. audio_clips: how many clips get their sound, 0 for none.
+
+    What cannot be had is left out, with a sentence in `notes`.
+    """
+    names = list(dict.fromkeys(name for file in files if file.keys for name in file.names))
+    position = {name: i for i, name in enumerate(names)}
+    place = [np.array([position.get(name, -1) for name in file.names]) for file in files]
+    notes: list[str] = []
+    page = Page(files, comparison, matched(files, notes), names, place, [], audioset(), notes)
+    page.made_of = rebuild_all(files, notes)
+    walks = [walked(page, f) for f in range(len(files))]
+    return {
+        "files": [about(file) for file in files],
+        "comparison": comparison,
+        "names": names,
+        "branches": branches(names, page.tree),
+        "ancestors": ancestors(names, page.tree),
+        "clips": clips(page),
+        "nearest": [nearest(page, f) for f in range(len(files))],
+        "sounds": heard(page, audio_clips),
+        "classes": [classes(page, f) for f in range(len(files))],
+        "tree": outline(names, page.tree),
+        "disks": [disk(page, f) for f in range(len(files))],
+        "walks": walks,
+        "confidence": [confidence(page, f) for f in range(len(files))],
+        "notes": notes,
+    }
+
+
+def matched(files: list[Results], notes: list[str]) -> list[np.ndarray]:
+    """For each clip of the first file its row in each file, -1 where that file does not hold it."""
+    count = len(files[0].keys)
+    if not count:
+        notes.append(f"{files[0].label} holds no predictions, so there are no clips to show")
+    rows = [np.arange(count)]
+    for file in files[1:]:
+        found = np.full(count, -1)
+        here, there, _ = match(files[0], file)
+        found[here] = there
+        rows.append(found)
+    return rows
+
+
+def rebuild_all(files: list[Results], notes: list[str]) -> list[Rebuilt | None]:
+    """The head and vectors of each file, None where they are gone, with the reason in `notes`."""
+    known: dict = {}
+    made_of: list[Rebuilt | None] = []
+    for file in files:
+        made_of.append(None)
+        if not file.keys:
+            continue
+        try:
+            made_of[-1] = rebuild(file, known)
+        except (UserError, OSError, TypeError, ValueError) as error:  # of a file that another program wrote
+            notes.append(f"{file.label} is shown without nearest clips, disk and way to the root: {error}")
+    return made_of
+
+
+def about(file: Results) -> dict:
+    """What was run, as the results file tells it."""
+    info, model = file.info, file.info["model"]
+    counts = info.get("clips") if isinstance(info.get("clips"), dict) else {}
+    stored = info.get("arguments") if isinstance(info.get("arguments"), dict) else {}
+    command = info.get("command") if isinstance(info.get("command"), list) else []
+    return describe(file) | {
+        "command": " ".join(map(str, command)),
+        "time": info.get("time"),
+        "seed": stored.get("seed"),
+        "device": info.get("device"),
+        "prompt": model.get("prompt"),
+        "epoch": model.get("epoch"),
+        "skipped": counts.get("skipped") or {},
+        "skipped_files": counts.get("skipped_files") or {},
+    }
+
+
+def branches(names: list[str], tree: Ontology) -> list[str]:
+    """The top-level branch of each class; empty for a class that AudioSet does not have."""
+    nodes = [tree.find([name])[0] for name in names]
+    return ["" if node is None else tree.names[tree.branch(int(node[0]))] for node in nodes]
+
+
+def ancestors(names: list[str], tree: Ontology) -> list[list[int]]:
+    """For each class the classes above it in AudioSet's tree."""
+    nodes = [tree.find([name])[0] for name in names]
+    class_at = {int(node[0]): i for i, node in enumerate(nodes) if node is not None}
+    found = []
+    for node in nodes:
+        above = np.flatnonzero(tree.ancestors[node[0]]).tolist() if node is not None else []
+        found.append([class_at[a] for a in above if a in class_at and a != node[0]])
+    return found
+
+
+def outline(names: list[str], tree: Ontology) -> list[list]:
+    """AudioSet's tree as [name, position of the first parent here or -1, class or -1], parents before children."""
+    class_at = {tree.position[key]: i for i, key in enumerate(map(normalise, names)) if key in tree.position}
+    kept = set()
+    for node in class_at:
+        while node != ROOT:
+            kept.add(node)
+            node = tree.parents[node][0]
+    children: dict[int, list[int]] = {}
+    for node in sorted(kept, reverse=True):  # a stack: the first in the file comes off first
+        children.setdefault(tree.parents[node][0], []).append(node)
+    place: dict[int, int] = {}
+    rows: list[list] = []
+    waiting = children.get(ROOT, [])
+    while waiting:
+        node = waiting.pop()
+        place[node] = len(rows)
+        rows.append([tree.names[node], place.get(tree.parents[node][0], -1), class_at.get(node, -1)])
+        waiting += children.get(node, [])
+    return rows
+
+
+def clips(page: Page) -> dict:
+    """By column: id, sample number, true classes, and for each file the best classes (null: not in that file)."""
+    base = page.files[0]
+    best = []
+    for file, rows, place in zip(page.files, page.rows, page.place, strict=True):
+        depth = min(TOP, file.depth or 0)
+        found = place[file.top[:, :depth]] if depth else None
+        best.append([found[i].tolist() if found is not None and i >= 0 else None for i in rows])
+    return {
+        "id": [readable(video) for video, _ in base.keys],
+        "sample": [sample for _, sample in base.keys],
+        "truth": [np.flatnonzero(row).tolist() for row in base.targets],
+        "best": best,
+    }
+
+
+def readable(name: str) -> str:
+    """A name without lone surrogates, which no page can hold."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+def heard(page: Page, most: int) -> dict:
+    """The sounds of at most `most` clips: those whose top-1 became right or wrong first, then evenly."""
+    base = page.files[0]
+    if not most or not base.keys:
+        return {}
+    right = [file.targets[np.arange(len(file.keys)), file.top[:, 0]] if file.depth else None for file in page.files]
+    changed = np.zeros(len(base.keys), bool)
+    for file_right, rows in zip(right[1:], page.rows[1:], strict=True):
+        if file_right is not None and right[0] is not None and len(file_right):
+            changed |= (rows >= 0) & (file_right[rows] != right[0])
+    chosen = choose(len(base.keys), most, changed)
+    try:
+        found = sounds(base, chosen)
+    except (UserError, OSError) as error:
+        page.notes.append(f"no clip can be played: {error}")
+        return {}
+    if len(found) < len(base.keys):
+        page.notes.append(f"{len(found)} of {len(base.keys)} clips can be played")
+    return {str(i): sound for i, sound in found.items()}
+
+
+def classes(page: Page, f: int) -> dict | None:
+    """The figures of each class in a file, in the order of the page's names; null without predictions."""
+    file, place = page.files[f], page.place[f]
+    if not file.depth or not file.valid.any():
+        page.notes.append(f"{file.label} has no figures by class, as it holds no predictions of labelled clips")
+        return None
+    measures = Measures(file, np.flatnonzero(file.valid), min(TOP, file.depth), page.tree)
+    ranked = measures.ranking is not None
+    if not ranked:
+        page.notes.append(f"{file.label} was tested without --save-scores, so classes show recall at {measures.k}")
+    size = len(page.names)
+    value, support, confused = [None] * size, [0] * size, [None] * size
+    wrong = ~measures.hits[:, 0]
+    for i, figure in enumerate(measures.per_class(ranked)):
+        true = measures.targets[:, i]
+        support[place[i]] = int(true.sum())
+        value[place[i]] = float(figure) if np.isfinite(figure) else None
+        mistakes = Counter(measures.top[true & wrong, 0].tolist()).most_common(1)
+        if mistakes:
+            confused[place[i]] = [int(place[mistakes[0][0]]), mistakes[0][1]]
+    measure = "average precision" if ranked else f"recall at {measures.k}"
+    return {"measure": measure, "value": value, "support": support, "confused": confused}
+
+
+def nearest(page: Page, f: int) -> list | None:
+    """For each clip of the page its nearest other clips, by the file's own similarity."""
+    made, rows = page.made_of[f], page.rows[f]
+    if made is None or not (rows >= 0).any():
+        return None
+    rows_here = np.flatnonzero(rows >= 0)
+    vectors = made.audio[rows[rows_here].tolist()]
+    found: list = [None] * len(rows)
+    size = max(1, PAIRS_AT_ONCE // len(vectors))
+    for start in range(0, len(vectors), size):
+        alike = made.head.compare(vectors[start : start + size], vectors)
+        own = np.arange(len(alike))
+        alike[own, start + own] = -np.inf
+        best = alike.topk(min(NEAREST, len(vectors) - 1), dim=1).indices.cpu().numpy()
+        for i, row in enumerate(best):
+            found[rows_here[start + i]] = rows_here[row].tolist()
+    return found
+
+
+def walked(page: Page, f: int) -> dict | None:
+    """The texts that clips and class texts meet on the way to the root, and the share of ancestors met in order."""
+    made, file, place = page.made_of[f], page.files[f], page.place[f]
+    if made is None:
+        return None
+    met = walk(made.head, made.audio, made.text)
+    nodes, reason = page.tree.find(file.names)
+    figure = {"share": None, "reason": reason} if nodes is None else share(met, file.targets, nodes, page.tree)
+    of_classes: list = [None] * len(page.names)
+    for i, row in zip(place, distinct(place, walk(made.head, made.text, made.text)), strict=True):
+        of_classes[i] = row
+    texts = distinct(place, met)
+    return figure | {
+        "kind": "geodesic to the origin" if made.head.similarity == "hyperbolic" else "cosine, to the mean text",
+        "clips_met": [texts[i] if i >= 0 else None for i in page.rows[f]],
+        "classes_met": of_classes,
+    }
+
+
+def distinct(place: np.ndarray, met: np.ndarray) -> list[list[int]]:
+    """(N, STEPS) -> for each row what is met, in the page's classes, each once."""
+    return [place[list(dict.fromkeys(row))].tolist() for row in met.tolist()]
+
+
+def disk(page: Page, f: int) -> dict | None:
+    """The points of a hyperbolic head in the Poincare disk: [x, y] of every class, [clip, x, y] of clips."""
+    made, place = page.made_of[f], page.place[f]
+    if made is None or made.head.similarity != "hyperbolic":
+        return None
+    c = float(made.head.content["c"])
+    here = np.flatnonzero(page.rows[f] >= 0)
+    here = here[evenly(len(here), DISK_CLIPS)]
+    log.info("fitting the disk of %s", page.files[f].label)
+    flat = flatten(made.text, made.audio[page.rows[f][here].tolist()], c)
+    texts: list = [None] * len(page.names)
+    for i, z in zip(place, disk_points(flat.text, c), strict=True):
+        texts[i] = [round(z.real, 6), round(z.imag, 6)]
+    points = [[int(i), round(z.real, 6), round(z.imag, 6)] for i, z in zip(here, disk_points(flat.audio, c),
+                                                                          strict=True)]
+    figures = {name: getattr(flat, name) for name in ("stress", "flat_stress", "rank", "exact")}
+    return figures | {"c": c, "dimensions": made.text.shape[1], "texts": texts, "clips": points}
+
+
+def confidence(page: Page, f: int) -> dict | None:
+    """Risk against coverage, and reliability where a head gives probabilities; None without stored similarities."""
+    file, made = page.files[f], page.made_of[f]
+    if file.scores is None or not file.valid.any():
+        page.notes.append(f"{file.label} was tested without --save-scores, so its confidence cannot be drawn")
+        return None
+    scores, targets = file.scores[file.valid], file.targets[file.valid]
+    found: dict = {"risk": risk_coverage(scores, targets), "reliability": None}
+    if made is not None and made.head.trained:
+        bins = top1_reliability(made.head.probability(scores), targets)
+        meaning = "calibrated" if made.head.calibration else "the head holds no calibration"
+        found["reliability"] = {"bins": bins, "error": expected_calibration_error(bins), "meaning": meaning}
+    elif made is not None:
+        page.notes.append(f"{file.label} has no reliability: a plain cosine is no probability")
+    return found

@@ -1,0 +1,152 @@
+"""The Poincare disk of class texts and audio, for plot_results.py: a model's many dimensions as two."""
+
+from __future__ import annotations
+
+import argparse
+
+from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.reporting.pictures import WIDTH, caption
+
+# Okabe and Ito's colours, which differ for every kind of colour vision; their yellow is too faint on white.
+COLOURS = {
+    "Human sounds": "#D55E00",
+    "Animal": "#009E73",
+    "Music": "#0072B2",
+    "Sounds of things": "#E69F00",
+    "Natural sounds": "#56B4E9",
+    "Source-ambiguous sounds": "#CC79A7",
+    "Channel, environment and background": "#000000",
+}
+GREY = "#999999"
+NAMES = 45  # written at most
+
+
+def draw_disk(args: argparse.Namespace):
+    """The Poincare disk of class texts and audio, coloured by AudioSet's top-level branches, the commonest named.
+
+    Of a projector with two dimensions its own points; else the two-dimensional fit to its distances, with the stress.
+
+    python plot_results.py disk --parquet-dir ./Datasets/AudioSet/eval \\
+        --projection-checkpoint checkpoints_hyperbolic/best_projection_epoch_X.pth --output disk.png
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
+
+    from hyperbolic_clap.metrics.ontology import audioset
+    from hyperbolic_clap.reporting.mds import flatten
+
+    material, projector, text, audio = tangent_vectors(args)
+    classes = material.classes
+    tree = audioset()
+    nodes, reason = tree.find(classes.names)
+    if nodes is None:
+        raise UserError(f"the disk shows AudioSet's tree, but {reason}")
+    targets = material.targets.numpy()
+    class_branch = np.array([tree.names[tree.branch(node)] for node in nodes])
+    labelled = np.flatnonzero(targets.any(axis=1))
+    audio_branch = np.array([most_common(class_branch[targets[i]]) for i in labelled])
+    c = float(projector.c)
+    flat = flatten(text, audio[labelled], c)
+    at_text, at_audio = disk_points(flat.text, c), disk_points(flat.audio, c)
+    figure = Figure(figsize=(WIDTH, 8.3), layout="constrained")
+    axes = figure.subplots()
+    axes.set_aspect("equal")
+    axes.axis("off")
+    edge = min(1, 1.04 * np.abs(np.concatenate([at_text, at_audio])).max())  # what lies farther out is empty
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
+    axes.add_patch(Circle((0, 0), 1, fill=False, color="#444444", linewidth=1.2))
+    for name, colour in COLOURS.items():
+        sounds, names = at_audio[audio_branch == name], at_text[class_branch == name]
+        axes.scatter(sounds.real, sounds.imag, s=15, marker="x", color=colour, linewidth=0.7, alpha=0.5, zorder=2)
+        axes.scatter(names.real, names.imag, s=22, color=colour, edgecolor="white", linewidth=0.4, label=name, zorder=3)
+    farthest = 2 * np.sqrt(c) * np.arctanh(min(edge, 1 - 1e-9))
+    step = nice_step(farthest / 4)
+    for d in np.arange(step, farthest, step):
+        ring = np.tanh(d / (2 * np.sqrt(c)))
+        axes.add_patch(Circle((0, 0), ring, fill=False, color=GREY, linewidth=0.7, linestyle=(0, (4, 4)), zorder=1))
+        axes.text(0, -ring, f"{d:g}", fontsize=9, color="#444444", ha="center", va="center", zorder=5,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
+    write_names(axes, at_text, classes.names, targets.sum(axis=0), edge)
+    axes.scatter([], [], s=22, color=GREY, label="dot: class text")
+    axes.scatter([], [], s=15, marker="x", color=GREY, linewidth=0.9, label="cross: audio clip")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9.5, handletextpad=0.2, columnspacing=1.2,
+                  markerscale=1.5)
+    what = "the model's own two dimensions" if flat.exact else (
+        f"the {text.shape[1]} dimensions became two by a fit to all pairwise hyperbolic distances with stress "
+        f"{flat.stress:.3f} (0 would be exact; the same fit in the flat plane: {flat.flat_stress:.3f}), so neighbours "
+        "are alike only roughly")
+    caption(figure, (
+        f"{len(text)} class texts and {len(labelled)} clips in the Poincare disk (c = {c:g}); {what}. Dashed circles: "
+        "hyperbolic distance from the model's origin. Named are classes with many clips, as far as there is room."))
+    return figure
+
+
+def disk_points(tangent, c: float):
+    """(N, 2) tangent vectors at the origin of a ball of squared radius c -> (N,) complex points of the unit disk."""
+    import numpy as np
+    import torch
+
+    from hyperbolic import expmap0
+
+    x, y = expmap0(torch.from_numpy(tangent), c).numpy().T / np.sqrt(c)
+    return x + 1j * y
+
+
+def write_names(axes, at, names: list[str], clips, edge: float) -> None:
+    """The names of points (M,) complex `at` beside them, the ones with most clips first, where no name stands yet.
+
+    clips: (M,) their numbers. edge: half the width of the picture in the same unit.
+    """
+    import textwrap
+
+    import numpy as np
+    from matplotlib.patheffects import withStroke
+
+    width, height = 0.0185 * edge, 0.042 * edge  # of a letter and a line, about
+    taken: list[tuple[float, float, float, float]] = []
+    for i in np.argsort(-clips, kind="stable")[: NAMES * 4]:
+        name = textwrap.shorten(names[i], 24, placeholder="...")
+        side = 1 if at[i].real + width * (len(name) + 2) < edge else -1
+        x, y = at[i].real + side * 0.016 * edge, at[i].imag
+        left, right = (x, x + width * len(name)) if side > 0 else (x - width * len(name), x)
+        box = (left, right, y - height / 2, y + height / 2)
+        if any(box[0] < b[1] and b[0] < box[1] and box[2] < b[3] and b[2] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        axes.text(x, y, name, fontsize=9, ha="left" if side > 0 else "right", va="center", zorder=6,
+                  path_effects=[withStroke(linewidth=2.5, foreground="white")])
+        if len(taken) == NAMES:
+            break
+
+
+def tangent_vectors(args: argparse.Namespace) -> tuple:
+    """(material, projector, text (M, D), audio (N, D)), embedded, cached and projected as in testing."""
+    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, unlabelled
+    from hyperbolic_clap.embedding.texts import read_prompts
+    from hyperbolic_clap.projector.projector import Head
+
+    device = choose_device(args.device)
+    head = Head(args.projection_checkpoint, device)
+    if head.similarity != "hyperbolic":
+        trained = f"{args.projection_checkpoint} was trained for {head.similarity} similarity"
+        raise UserError(f"{trained}, which has no Poincare disk")
+    sources = EmbeddingPipeline(args, device, prompts=head.prompts(read_prompts(args)))
+    head.require_model(sources.encoder)
+    material = sources.embed(unlabelled)
+    return material, head.projector, head.text(material.text), head.audio(material.audio)
+
+
+def most_common(names) -> str:
+    """The name that occurs most often, the first of them in a tie."""
+    names = list(names)
+    return max(names, key=names.count)
+
+
+def nice_step(value: float) -> float:
+    """1, 2 or 5 times a power of ten, near the value."""
+    import math
+
+    power = 10 ** math.floor(math.log10(value))
+    return min((power, 2 * power, 5 * power, 10 * power), key=lambda step: abs(step - value))

@@ -1,0 +1,1 @@
+"""Results files: one evaluation, reading, comparing with intervals."""

@@ -1,0 +1,1 @@
+"""Training a projector on embeddings: the loop, the split, its output folder, its trackers."""

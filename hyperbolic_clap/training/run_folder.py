@@ -1,0 +1,158 @@
+"""The output folder of a training run: setup.json, one checkpoint for each epoch, the best one, and resuming."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.plumbing.files import lock, remove_stale, require_writable, write_json
+from hyperbolic_clap.projector import checkpoints
+
+
+class RunFolder:
+    """Files of one training run, each written whole or not at all, so that a kill at any moment leaves no half file.
+
+    setup: the content of setup.json, kept current by `keep`. best: the record of the best epoch so far, by _order.
+    """
+
+    def __init__(self, folder: Path, setup: dict, resume: bool):
+        self.folder, self.setup, self.resuming, self.best = folder, setup, resume, None
+        self._hold()
+        remove_stale(folder, seconds=0)  # a folder belongs to one run, so they are of one that was killed
+        earlier = [*folder.glob("*projection_epoch_*.pth"), *folder.glob("setup.json")]
+        earlier += [path for path in (folder / "tensorboard", folder / "swanlab") if path.is_dir()]
+        if earlier and not resume:
+            self._set_aside(earlier)
+        if resume:  # setup.json stays as it is until the earlier run is found to be this one
+            require_writable(folder / "setup.json")
+        else:
+            self.write_setup()
+
+    def _hold(self) -> None:
+        """Lock the folder while this object or its process lives; UserError if another training holds it."""
+        with contextlib.suppress(OSError):  # not every system opens folders; what cannot be written is told later
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder, os.O_RDONLY)
+            weakref.finalize(self, os.close, handle)
+            if not lock(handle):
+                raise UserError(f"another training is writing to {self.folder}; give another --output-dir")
+
+    def _set_aside(self, earlier: list[Path]) -> None:
+        """Move the files of an earlier run into a folder of their own: nothing is lost and one best file remains."""
+        name = time.strftime("earlier_%Y%m%d_%H%M%S")
+        others = len(list(self.folder.glob(f"{name}*")))  # runs may fail within one second
+        aside = self.folder / (f"{name}_{others + 1}" if others else name)
+        aside.mkdir()
+        for path in earlier:
+            shutil.move(path, aside / path.name)
+        log.info("the earlier run in %s was moved to %s", self.folder, aside)
+
+    def write_setup(self) -> None:
+        """Bring setup.json up to date."""
+        write_json(self.folder / "setup.json", self.setup)
+
+    def _epoch_file(self, epoch: int) -> Path:
+        return self.folder / f"projection_epoch_{epoch}.pth"
+
+    def _best_file(self, epoch: int) -> Path:
+        return self.folder / f"best_projection_epoch_{epoch}.pth"
+
+    def count(self, material, train, validation) -> None:
+        """Note how many clips are used, train, validate and were skipped."""
+        parts = {"used": len(material.rows), "train": len(train), "validation": len(validation)}
+        self.setup["clips"] = parts | material.counts
+        log.info("%d clips: %d train, %d validate, %d texts", *parts.values(), len(material.text))
+
+    def resume(self, about: Callable[[], dict], trainer) -> int:
+        """If that is wanted, bring a Trainer to the last finished epoch of an interrupted run; -> that epoch or 0.
+
+        about()["identity"]: what the weights depend on (settings, data, model). UserError if the earlier run differs in
+        it, or if one of its checkpoints is damaged.
+        """
+        done = self._resume(about()["identity"], trainer) if self.resuming else 0
+        self.write_setup()
+        return done
+
+    def _resume(self, identity: dict, trainer) -> int:
+        found = [re.fullmatch(r"projection_epoch_(\d+)\.pth", path.name) for path in self.folder.iterdir()]
+        content = best = None
+        for epoch in sorted(int(match[1]) for match in found if match):
+            path = self._epoch_file(epoch)
+            content = checkpoints.load(path, "--resume:")
+            trained = {"prompt": content["prompt"]} | content["identity"]  # older ones do not list the prompt
+            for name in sorted({**identity, **trained}, key=lambda name: name == "data"):  # a reason before its result
+                before, value = (of.get(name, "its default") for of in (trained, identity))
+                if type(before) is not type(value) or before != value:
+                    raise UserError(
+                        f"--resume: {path} was trained with {name} = {before}, this run has {value};"
+                        " leave --resume out to start anew"
+                    )
+            checkpoints.check_continues(f"--resume: {path}", content, trainer.optimizer, trainer.scale)
+            for name in FIGURES:
+                if type(content.get(name, "")) not in (int, float, type(None)) or content["epoch"] != epoch:
+                    raise UserError(f"--resume: {path} does not hold the figures of epoch {epoch}")
+            if self._record(content):
+                best = content
+        if content is None:
+            return 0
+        self._write_best(best)
+        trainer.load_state(content)
+        log.info("resuming after epoch %d", content["epoch"])
+        return content["epoch"]
+
+    def keep(self, content: dict) -> None:
+        """Write an epoch's checkpoint, the best one if it is, and its figures into setup.json."""
+        if wrong := checkpoints.not_finite(content):
+            raise UserError(
+                f"after epoch {content['epoch']} the values in {wrong} are not finite; an extreme --learning-rate, "
+                "--c, --temperature or --audio-radius is the likely cause (the checkpoints of earlier epochs are kept)"
+            )
+        checkpoints.save(self._epoch_file(content["epoch"]), content)
+        if self._record(content):
+            self._write_best(content)
+        self.write_setup()
+
+    def _record(self, content: dict) -> bool:
+        """Note the figures of an epoch; -> whether it is the best so far."""
+        figures = {name: content[name] for name in (*FIGURES, *RECALLS) if name in content}
+        self.setup["epochs"].append(figures)
+        if self.best is not None and _order(figures) >= _order(self.best):
+            return False
+        self.best = figures
+        self.setup["best_epoch"] = figures["epoch"]
+        return True
+
+    def _write_best(self, content: dict) -> None:
+        best = self._best_file(content["epoch"])
+        checkpoints.save(best, content)
+        for other in self.folder.glob("best_projection_epoch_*.pth"):
+            if other != best:
+                other.unlink()
+
+    def stalled(self, patience: int | None) -> bool:
+        """Whether none of the last `patience` epochs is better, by _order, than the best before; None: never."""
+        return bool(patience and self.best and self.setup["epochs"][-1]["epoch"] - self.best["epoch"] >= patience)
+
+    @property
+    def best_path(self) -> Path:
+        """The best checkpoint so far."""
+        return self._best_file(self.best["epoch"])
+
+
+def _order(figures: dict) -> tuple:
+    """Epochs by this are best first: by R@1 of both directions where captions are trained on, by the loss elsewhere."""
+    return -sum(figures[name] for name in RECALLS if name in figures), figures["val_loss"]
+
+
+RECALLS = ("val_r1_text_to_audio", "val_r1_audio_to_text")
+FIGURES = (
+    "epoch train_loss val_loss similarity_positives similarity_negatives logit_scale logit_bias c "
+    "audio_radius_mean audio_radius_std text_radius_mean text_radius_std audio_near_boundary text_near_boundary"
+).split()

@@ -1,1 +1,0 @@
-"""What every script shares: flags, errors and exit codes, whole-or-nothing files, the device, ranks."""

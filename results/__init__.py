@@ -1,1 +1,0 @@
-"""From similarities to what is reported: metrics, AudioSet's tree, results files, comparisons, pictures."""

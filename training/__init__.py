@@ -1,1 +1,0 @@
-"""Training a projector on embeddings: the loop, its checkpoints, its output folder, its trackers."""
