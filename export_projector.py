@@ -1,4 +1,4 @@
-"""A trained head as a folder to share: safetensors, config.json and a model card, and nothing else of the training.
+"""A trained projector as a folder to share: safetensors, config.json, a model card; nothing else of the training.
 
     python export_projector.py checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir my_head \\
         --results results_original.json results_hyperbolic.json
@@ -29,11 +29,11 @@ def parser() -> Parser:
     add = parser.add_argument
     add("checkpoint", type=Path, help="a .pth file of train_hyperbolic_clap.py")
     add("--output-dir", type=Path, required=True, help="the folder to write")
-    add("--results", type=Path, nargs="+", default=[], help="results JSON files of this head, and of plain cosine to "
-        "compare, for the card")
+    add("--results", type=Path, nargs="+", default=[], help="results JSON files of this projector, and of plain "
+        "cosine to compare, for the card")
     add("--name", default=None, help="title of the card (default: the name of --output-dir)")
     add("--base-model", default=None, help="id of the CLAP model (default: as the checkpoint names it)")
-    add("--license", default="mit", help="of the head, for the card (default: mit)")
+    add("--license", default="mit", help="of the projector, for the card (default: mit)")
     add("--dataset", nargs="+", default=[], help="ids of the training data, for the card")
     add("--push", default=None, metavar="OWNER/NAME", help="upload to ModelScope with the login of its own client")
     return parser
@@ -87,7 +87,7 @@ def push(folder: Path, name: str) -> None:
     try:
         api = HubApi()
         api.create_repo(name, repo_type="model", exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="A head of Hyperbolic CLAP")
+        api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="A projector of Hyperbolic CLAP")
     except Exception as error:  # its client raises errors of many libraries
         raise UserError(
             f"--push {name}: ModelScope did not take the upload ({first_line(error)[:200]}); the folder {folder} is "

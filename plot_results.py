@@ -50,7 +50,7 @@ def parser() -> Parser:
     similar = kinds.add_parser("similarities", help="positives against negatives", doc=draw_similarities.__doc__)
     similar.add_argument("results", type=Path, nargs="+", help="results JSON files with stored scores")
     reliable = kinds.add_parser("reliability", help="probabilities against what is true", doc=draw_reliability.__doc__)
-    reliable.add_argument("results", type=Path, nargs="+", help="results JSON files of trained heads, with scores")
+    reliable.add_argument("results", type=Path, nargs="+", help="results JSON files of trained projectors, with scores")
     for kind in (gains, similar, reliable):
         kind.add_argument("--class-labels", type=Path, default=None, help="of files that do not name their classes")
     for kind in (losses, disk, gains, similar, reliable):

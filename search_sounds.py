@@ -52,25 +52,26 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic_clap.projector.projector import open_projector
 
     device = choose_device(args.device)
-    head = open_projector(args, device)
-    sources = EmbeddingPipeline(args, device, prompts=head.prompts(read_prompts(args)), labelled=False)
-    head.require_model(sources.encoder)
+    projector = open_projector(args, device)
+    sources = EmbeddingPipeline(args, device, prompts=projector.prompts(read_prompts(args)), labelled=False)
+    projector.require_model(sources.encoder)
     saved = args.save_audio and args.save_audio / "any"
     require_outputs([args.output_json, saved], [*sources.inputs, *args.like])
-    if head.prototypes:
+    if projector.prototypes:
         warn(f"{args.projection_checkpoint} has prototypes, which search does not use: it compares with texts alone")
-    queries = {**text_queries(args, sources, head), **sound_queries(args, sources, head)}
+    queries = {**text_queries(args, sources, projector), **sound_queries(args, sources, projector)}
     rows, audio, skipped = sources.embed_rows(lambda labels, matches: None)
     if not len(rows):
         raise UserError(f"no row of {args.parquet_dir} can be used; the reasons stand above")
     if args.top_k > len(rows):
         warn(f"--top-k {args.top_k} is more than the {len(rows)} clips there are; all of them are listed")
-    found = nearest(head, project(head, audio), list(queries.values()), args.top_k)
+    found = nearest(projector, project(projector, audio), list(queries.values()), args.top_k)
     report = [describe(query, rows, *best) for query, best in zip(queries, found, strict=True)]
     for entry in report:
         show(entry)
     if args.output_json:
-        model = head.describe(sources.encoder, sources.prompt) | ({"prototypes": None} if head.prototypes else {})
+        model = projector.describe(sources.encoder, sources.prompt)
+        model |= {"prototypes": None} if projector.prototypes else {}
         info = describe_run(args, device, 1) | {"clips": sources.counts(rows, skipped)}
         write_json(args.output_json, {"test_info": info, "model_info": model, "queries": report})
     if args.save_audio:
@@ -90,7 +91,7 @@ def check_queries(args: argparse.Namespace) -> None:
             raise UserError(f"a query has {len(text)} characters; up to {MAX_QUERY} are accepted")
 
 
-def text_queries(args: argparse.Namespace, sources, head) -> dict:
+def text_queries(args: argparse.Namespace, sources, projector) -> dict:
     """{text: its (B, D) vectors}: one, or those of its branch."""
     from hyperbolic_clap.metrics.ontology import audioset
     from hyperbolic_clap.metrics.superclasses import branch_of
@@ -100,10 +101,10 @@ def text_queries(args: argparse.Namespace, sources, head) -> dict:
     for text, branch in branches.items():
         if branch:
             log.info("%s: an inner class, answered by the %d texts of its branch", text, len(branch))
-    return {text: head.text(sources.texts_of(branch or [text])) for text, branch in branches.items()}
+    return {text: projector.text(sources.texts_of(branch or [text])) for text, branch in branches.items()}
 
 
-def sound_queries(args: argparse.Namespace, sources, head) -> dict:
+def sound_queries(args: argparse.Namespace, sources, projector) -> dict:
     """{path: its (1, D) vector}; UserError for a file that is no sound."""
     from hyperbolic_clap.embedding.files import embed_files, find_sounds
 
@@ -113,7 +114,7 @@ def sound_queries(args: argparse.Namespace, sources, head) -> dict:
     files, audio, skipped = embed_files(find_sounds(args.like), sources.encoder, sources.cache)
     for reason, entry in skipped.report().items():
         raise UserError(f"--like {entry['first'][0]} cannot be used: {reason}")
-    return {str(path): head.audio(vector[None]) for path, vector in zip(files, audio, strict=True)}
+    return {str(path): projector.audio(vector[None]) for path, vector in zip(files, audio, strict=True)}
 
 
 def describe(query: str, rows, positions, similarities) -> dict:

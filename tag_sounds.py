@@ -7,8 +7,8 @@
         --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir labels
 
 WAV, FLAC, OGG, MP3, M4A and the like; folders with their sub-folders. Probabilities are the sigmoid of the trained
-logits, scaled on the validation clips when the head was trained. Of each file the first 10 minutes count; --timeline
-reads all of it, window by window, and writes NAME.csv and NAME.txt, the labels that Audacity imports.
+logits, scaled on the validation clips when the projector was trained. Of each file the first 10 minutes count;
+--timeline reads all of it, window by window, and writes NAME.csv and NAME.txt, the labels that Audacity imports.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def parser() -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     if args.projection_checkpoint is None:
-        raise UserError("tagging needs a trained head, whose logits are probabilities; give --projection-checkpoint")
+        raise UserError("tagging needs a trained projector, for its probabilities; give --projection-checkpoint")
     if args.timeline and (args.hop > args.window or args.window > LONGEST):
         raise UserError(f"--window {args.window:g} must be {LONGEST:g} at most, and --hop {args.hop:g} at most that")
     from hyperbolic_clap.embedding.files import find_sounds
@@ -72,19 +72,19 @@ def main(args: argparse.Namespace) -> None:
     files = find_sounds(args.sounds)
     classes = ClassList.read(args.class_labels)
     device = choose_device(args.device)
-    head = open_projector(args, device)
-    if not head.calibration:
+    projector = open_projector(args, device)
+    if not projector.calibration:
         warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
     encoder, cache, _ = open_encoder(args, device)
-    head.require_model(encoder)
+    projector.require_model(encoder)
     require_outputs([args.output_json], [*files_read(args), *files])
     if args.timeline:
         check_targets(args.output_dir, files)
-    prompts = head.prompts(read_prompts(args))
-    tagger = Tagger(head, classes.names, encoder, cache, prompts, args.branches)
+    prompts = projector.prompts(read_prompts(args))
+    tagger = Tagger(projector, classes.names, encoder, cache, prompts, args.branches)
     found, skipped = (timelines if args.timeline else tags)(args, files, tagger)
     if args.output_json:
-        model = head.describe(encoder, "\n".join(prompts)) | {"calibration": head.calibration or None}
+        model = projector.describe(encoder, "\n".join(prompts)) | {"calibration": projector.calibration or None}
         info = describe_run(args, device, 1) | {"skipped": skipped}
         write_json(args.output_json, {"test_info": info, "model_info": model, "files": found})
 

@@ -49,18 +49,18 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic_clap.results.files import save_scores
 
     device = choose_device(args.device)
-    head = open_projector(args, device)
-    prompts = head.prompts(read_prompts(args))
+    projector = open_projector(args, device)
+    prompts = projector.prompts(read_prompts(args))
     ranks = open_ranks()
     sources = EmbeddingPipeline(args, device, ranks, prompts)
-    head.require_model(sources.encoder)
-    output = args.output_json or default_output(head)
+    projector.require_model(sources.encoder)
+    output = args.output_json or default_output(projector)
     if not ranks.rank:
         require_outputs((output, args.save_scores), sources.inputs)
     material = sources.embed(unlabelled)
     if material is None:
         return ranks.close()
-    tensors, evaluation = evaluate(material, head, args.top_k)
+    tensors, evaluation = evaluate(material, projector, args.top_k)
     info = describe_run(args, device, ranks.size) | {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "classes": len(material.classes),
@@ -71,16 +71,18 @@ def main(args: argparse.Namespace) -> None:
     if args.save_scores:
         save_scores(args.save_scores, tensors)
         info["scores"] = os.path.relpath(args.save_scores, output.parent)
-    write_json(output, {"test_info": info, "model_info": head.describe(sources.encoder, sources.prompt)} | evaluation)
+    model = projector.describe(sources.encoder, sources.prompt)
+    write_json(output, {"test_info": info, "model_info": model} | evaluation)
     for name, value in (evaluation["metrics"] or {}).items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()
     log.info("results: %s", output)
 
 
-def default_output(head) -> Path:
+def default_output(projector) -> Path:
     """A results file in this folder, named by what is tested and the time."""
-    return Path(time.strftime(f"results_{head.similarity if head.trained else 'original'}_%Y%m%d_%H%M%S.json"))
+    kind = projector.similarity if projector.trained else "original"
+    return Path(time.strftime(f"results_{kind}_%Y%m%d_%H%M%S.json"))
 
 
 if __name__ == "__main__":

@@ -45,24 +45,24 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic_clap.results.retrieval import evaluate_retrieval
 
     device = choose_device(args.device)
-    head = open_projector(args, device)
-    prompts = head.prompts(read_prompts(args))
+    projector = open_projector(args, device)
+    prompts = projector.prompts(read_prompts(args))
     ranks = open_ranks()
     sources = EmbeddingPipeline(args, device, ranks, prompts, labelled=False)
-    head.require_model(sources.encoder)
-    output = args.output_json or default_output(head)
+    projector.require_model(sources.encoder)
+    output = args.output_json or default_output(projector)
     if not ranks.rank:
         require_outputs([output], sources.inputs)
     material = embed_captions(sources)
     if material is None:
         return ranks.close()
-    evaluation = evaluate_retrieval(material, head)
+    evaluation = evaluate_retrieval(material, projector)
     info = describe_run(args, device, ranks.size) | {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "clips": material.counts,
         "seconds": round(time.time() - started, 3),
     }
-    model = head.describe(sources.encoder, sources.prompt)
+    model = projector.describe(sources.encoder, sources.prompt)
     write_json(output, {"test_info": info, "model_info": model} | evaluation)
     for way, values in evaluation["metrics"].items():
         log.info("%s: %s", way, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
@@ -70,9 +70,9 @@ def main(args: argparse.Namespace) -> None:
     log.info("results: %s", output)
 
 
-def default_output(head) -> Path:
+def default_output(projector) -> Path:
     """A results file in this folder, named by what is tested and the time."""
-    kind = head.similarity if head.trained else "original"
+    kind = projector.similarity if projector.trained else "original"
     return Path(time.strftime(f"results_retrieval_{kind}_%Y%m%d_%H%M%S.json"))
 
 

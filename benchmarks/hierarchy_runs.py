@@ -72,11 +72,11 @@ def head_of(projector=None, scale=None):
     """The product's head around a projector; without one, CLAP's own cosine."""
     import torch
 
-    from hyperbolic_clap.projector.projector import Head
+    from hyperbolic_clap.projector.projector import Projector
 
-    head = Head(None, torch.device("cpu"))
+    head = Projector(None, torch.device("cpu"))
     if projector is not None:
-        head.projector, head.logits, head.content = projector, scale, {"similarity": projector.similarity}
+        head.module, head.logits, head.content = projector, scale, {"similarity": projector.similarity}
     return head
 
 

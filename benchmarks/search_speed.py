@@ -23,7 +23,7 @@ from material import machine, peak_bytes
 from hyperbolic import HyperbolicProjector
 from hyperbolic_clap.inference.search import nearest
 from hyperbolic_clap.plumbing.flags import Parser, at_least
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 
 BLOCK = 1 << 14  # embeddings drawn and projected at a time; all of them never exist
 CASES = (("plain cosine", 512, 1), ("cosine", 16, 1), ("hyperbolic", 512, 1), ("hyperbolic", 16, 1),
@@ -40,17 +40,17 @@ def parser() -> Parser:
     return parser
 
 
-def make_head(similarity: str, dim: int) -> Head:
+def make_head(similarity: str, dim: int) -> Projector:
     """CLAP's own cosine, or a projector of random weights."""
-    head = Head(None, torch.device("cpu"))
+    head = Projector(None, torch.device("cpu"))
     if similarity != "plain cosine":
         torch.manual_seed(0)
-        head.projector = HyperbolicProjector(512, dim, similarity=similarity).requires_grad_(False)
-        torch.nn.init.normal_(head.projector.linear.weight, std=512**-0.5)
+        head.module = HyperbolicProjector(512, dim, similarity=similarity).requires_grad_(False)
+        torch.nn.init.normal_(head.module.linear.weight, std=512**-0.5)
     return head
 
 
-def make_index(head: Head, dim: int, clips: int) -> tuple[torch.Tensor, float]:
+def make_index(head: Projector, dim: int, clips: int) -> tuple[torch.Tensor, float]:
     """The (clips, dim) vectors of random unit embeddings, and the seconds that the projector took for them."""
     generator, index, projecting = torch.Generator().manual_seed(0), torch.empty(clips, dim), 0.0
     for part in index.split(BLOCK):

@@ -192,8 +192,8 @@ def test_runs_repeat_and_resume_goes_across_devices(rows, tmp_path):
         done = script(TRAIN, *flags, folder, "--resume", "--device", then, check=False)
         # Another device's embeddings are other data in their last bits; the training says so rather than mixing them.
         assert done.returncode == 2 and "was trained with data" in done.stderr
-    results, head = tmp_path / "r.json", tmp_path / "one" / "projection_epoch_4.pth"
-    script(TEST, "--parquet-dir", rows, "--use-hyperbolic", "--projection-checkpoint", head, "--device", "cpu",
+    results, projector = tmp_path / "r.json", tmp_path / "one" / "projection_epoch_4.pth"
+    script(TEST, "--parquet-dir", rows, "--use-hyperbolic", "--projection-checkpoint", projector, "--device", "cpu",
            "--cache-dir", tmp_path / "cache", "--output-json", results)  # fmt: skip
     assert json.loads(results.read_text())["metrics"]["valid_samples"] == 23
 

@@ -87,7 +87,7 @@ def test_ancestors_are_counted_in_order(tree):
 
 
 class Plane:
-    """A head whose vectors are what is given."""
+    """A projector whose vectors are what is given."""
 
     similarity = "hyperbolic"
 

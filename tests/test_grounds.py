@@ -17,7 +17,7 @@ from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics.undefined import grounded
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
 from hyperbolic_clap.results.compare import compare
@@ -30,9 +30,9 @@ OTHERS = ClassList(["cat", "clock alarm", "rain"])
 DIM = 8
 
 
-def head(kind: str) -> Head:
-    """Plain cosine, a trained cosine, flat or hyperbolic head of random weights, or one that maps all to 0."""
-    made = Head(None, torch.device("cpu"))
+def projector(kind: str) -> Projector:
+    """Plain cosine, a trained cosine, flat or hyperbolic projector of random weights, or one that maps all to 0."""
+    made = Projector(None, torch.device("cpu"))
     if kind != "plain":
         torch.manual_seed(0)
         similarity = "cosine" if kind == "cosine" else "hyperbolic"
@@ -76,12 +76,12 @@ def nulls(content, name: str) -> set[str]:
 
 def write(folder, name: str, material, kind: str):
     """Evaluate as the test script does and write its files; -> the path of the results."""
-    tensors, evaluation = evaluate(material, head(kind), top_k=5)
+    tensors, evaluation = evaluate(material, projector(kind), top_k=5)
     groups = {k: v for k, v in evaluation.items() if k not in ("reasons", "predictions")}
     without = {found for group, content in groups.items() for found in nulls(content, group)}
     assert without == set(evaluation["reasons"]) and all(evaluation["reasons"].values())
     info = {"class_names": material.classes.names, "scores": f"{name}.safetensors"}
-    model = {"c_meaning": "squared radius", "similarity": head(kind).similarity}
+    model = {"c_meaning": "squared radius", "similarity": projector(kind).similarity}
     save_scores(folder / f"{name}.safetensors", tensors)
     write_json(folder / f"{name}.json", {"test_info": info, "model_info": model} | evaluation)
     return folder / f"{name}.json"

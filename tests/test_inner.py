@@ -13,7 +13,7 @@ from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.superclasses import branch_of, inner_metrics, inner_similarities, log_sum_exp
 from hyperbolic_clap.plumbing.flags import CLASS_LABELS
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ONTOLOGY, ClassList
 from hyperbolic_clap.results.files import read
 from hyperbolic_clap.results.measures import Measures
@@ -42,11 +42,11 @@ def test_metrics_equal_plain_loops():
     def texts_of(some):
         return torch.stack([vectors[name] for name in some])
 
-    head = Head(None, torch.device("cpu"))
+    projector = Projector(None, torch.device("cpu"))
     material = EmbeddedClips(CLASSES, None, audio, texts_of(CLASSES.names), {}, texts_of)
     material.targets = targets
-    scores = head.compare(audio, material.text).numpy()
-    found = inner_metrics(inner_similarities(material, head, scores))
+    scores = projector.compare(audio, material.text).numpy()
+    found = inner_metrics(inner_similarities(material, projector, scores))
     own, branch, valid = [], [], targets.any(1).numpy()
     for name, members in plain_below().items():
         truth = np.array([any(CLASSES.names[j] in members for j in row.nonzero()[:, 0]) for row in targets])[valid]
@@ -76,7 +76,7 @@ def test_branches_of_names():
 def test_another_class_list_has_no_inner_classes():
     classes = ClassList(["dog bark", "drill press"])
     material = EmbeddedClips(classes, None, torch.eye(2), torch.eye(2), {}, None)
-    assert inner_similarities(material, Head(None, torch.device("cpu")), np.eye(2)) == {}
+    assert inner_similarities(material, Projector(None, torch.device("cpu")), np.eye(2)) == {}
     assert set(inner_metrics({}).values()) == {None}
 
 

@@ -206,7 +206,7 @@ def test_reliability_shows_the_figures_of_the_results_files(trained, results):
 
 
 def test_reliability_without_calibration_or_head(trained, results, tmp_path):
-    """An older checkpoint has one curve; a head that is gone, changed or plain cosine is said in one sentence."""
+    """An older checkpoint has one curve; a projector that is gone, changed or plain cosine is said in one sentence."""
     import torch
 
     from hyperbolic_clap.projector.exported import sha256
@@ -226,13 +226,13 @@ def test_reliability_without_calibration_or_head(trained, results, tmp_path):
     old = older("old.json", projection_sha256=sha256(content))
     figure = plot_results.draw_reliability(plot_results.parser().parse_args(["reliability", str(old), "--output", "x"]))
     assert figure.axes[0].get_legend_handles_labels()[1][0].startswith("before calibration: error")
-    assert len(figure.axes[0].lines) == 2 and "A head with one curve holds none" in captions(figure)
+    assert len(figure.axes[0].lines) == 2 and "A projector with one curve holds none" in captions(figure)
     out = ("--output", tmp_path / "x.png")
     other = older("other.json", projection_sha256="0" * 64)
-    assert "is no longer the head that" in refused("reliability", other, *out)
+    assert "is no longer the projector that" in refused("reliability", other, *out)
     gone = older("gone.json", projection_checkpoint="gone.pth")
     assert "gone.pth" in refused("reliability", gone, *out)
-    assert "is not of a trained head" in refused("reliability", results[0], *out)
+    assert "is not of a trained projector" in refused("reliability", results[0], *out)
     assert "has no stored similarities" in refused("reliability", results[2], *out)
 
 

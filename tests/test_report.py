@@ -44,7 +44,7 @@ def data_of(page: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):
-    """A folder with data, plain cosine results, and results of a hyperbolic head; all with scores."""
+    """A folder with data, plain cosine results, and results of a hyperbolic projector; all with scores."""
     home = tmp_path_factory.mktemp("reported")
     rows = tone_rows(30, LABELS)
     rows[5]["video_id"] = f"'\"{HOSTILE}"
@@ -250,10 +250,10 @@ def test_sort_filter_and_search(visit, made):
     page.get_by_role("button", name="Next").click()
     assert shown(page) == list(range(25, 30))
     top = [data["names"][best[0]].lower() for best in clips["best"][1]]
-    head = page.locator("#clips thead button", has_text="hyperbolic")
-    head.click()
+    projector = page.locator("#clips thead button", has_text="hyperbolic")
+    projector.click()
     assert shown(page) == sorted(range(30), key=lambda i: (top[i], i))[:25]
-    head.click()
+    projector.click()
     assert shown(page)[0] == next(i for i in range(30) if top[i] == max(top))
     assert page.locator("#clips th[aria-sort=descending]").inner_text() == "hyperbolic ↓"
     right = [[best[0] in truth for best, truth in zip(of, clips["truth"], strict=True)] for of in clips["best"]]

@@ -24,7 +24,7 @@ def tracked(*patterns: str) -> list[str]:
 
 
 def room_of(name: str) -> str:
-    """The room of a dotted module name or a path: hyperbolic_clap/metrics/x.py and hyperbolic_clap.metrics.x: metrics."""
+    """The room of a path or a dotted module name: of hyperbolic_clap.metrics.x it is metrics."""
     parts = name.removesuffix(".py").replace("/", ".").split(".")
     return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else parts[0]
 

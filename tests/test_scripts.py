@@ -313,14 +313,14 @@ def test_help_imports_nothing_heavy(name):
 def test_no_input_is_overwritten(trained, tmp_path):
     home = trained[0]
     flags = ["--parquet-dir", home / "data", "--cache-dir", home / "cache"]
-    head = shutil.copy(best(home), tmp_path / "head.pth")
-    hyperbolic = ["--use-hyperbolic", "--projection-checkpoint", head]
-    for outputs in (["--save-scores", head], ["--output-json", home / "data" / "00.parquet"],
+    projector = shutil.copy(best(home), tmp_path / "projector.pth")
+    hyperbolic = ["--use-hyperbolic", "--projection-checkpoint", projector]
+    for outputs in (["--save-scores", projector], ["--output-json", home / "data" / "00.parquet"],
                     ["--output-json", tmp_path / "r", "--save-scores", tmp_path / "r"]):  # fmt: skip
-        before = head.read_bytes(), (home / "data" / "00.parquet").read_bytes()
+        before = projector.read_bytes(), (home / "data" / "00.parquet").read_bytes()
         done = script(TEST, *flags, *hyperbolic, *outputs, check=False, cwd=tmp_path)
         assert done.returncode == 2 and "would be overwritten" in done.stderr
-        assert before == (head.read_bytes(), (home / "data" / "00.parquet").read_bytes())
+        assert before == (projector.read_bytes(), (home / "data" / "00.parquet").read_bytes())
 
 
 def test_a_reader_that_leaves_ends_no_work(trained, tmp_path):

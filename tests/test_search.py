@@ -10,11 +10,11 @@ from conftest import flac, script, tone, tone_rows, write_rows
 
 from hyperbolic import HyperbolicProjector
 from hyperbolic_clap.inference.search import nearest, project
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 
 
-def head(kind: str) -> Head:
-    made = Head(None, torch.device("cpu"))
+def projector(kind: str) -> Projector:
+    made = Projector(None, torch.device("cpu"))
     if kind != "plain":
         torch.manual_seed(0)
         made.projector = HyperbolicProjector(32, 8, similarity=kind).requires_grad_(False)
@@ -29,7 +29,7 @@ def test_the_top_ten_are_those_of_brute_force(kind, block):
     embeddings = torch.nn.functional.normalize(torch.randn(1000, 32, generator=generator), dim=1)
     embeddings[500:520] = embeddings[:20]  # equal clips: the earlier one comes first
     texts = torch.nn.functional.normalize(torch.randn(5, 32, generator=generator), dim=1)
-    one = head(kind)
+    one = projector(kind)
     audio = project(one, embeddings, block)
     queries = [one.text(texts[:1]), one.text(texts[1:4]), one.audio(embeddings[3:4]), one.text(texts[4:])]
     for vectors, (positions, values) in zip(queries, nearest(one, audio, queries, 10, block), strict=True):
@@ -43,7 +43,7 @@ def test_the_top_ten_are_those_of_brute_force(kind, block):
 
 def test_more_asked_than_there_are():
     vectors = torch.eye(4)
-    (found,) = nearest(head("plain"), vectors, [vectors[:1]], 10)
+    (found,) = nearest(projector("plain"), vectors, [vectors[:1]], 10)
     assert found[0].tolist() == [0, 1, 2, 3]
 
 

@@ -1,4 +1,4 @@
-"""Heads to share: exported and loaded to the last bit, the card, the example of the docs, and what is refused."""
+"""Projectors to share: exported and loaded to the last bit, the card, the example of the docs, and what is refused."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ TEST, EXPORT = "test_clap_modelscope.py", "export_projector.py"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A hyperbolic head with a learned c, a cosine one, and results of the untrained cosine and of the first."""
+    """A hyperbolic projector with a learned c, a cosine one, and results of the untrained cosine and of the first."""
     home = tmp_path_factory.mktemp("sharing")
     write_rows(home / "data", tone_rows(12))
     common = ("--parquet-dir", home / "data", "--cache-dir", home / "cache")
@@ -36,8 +36,9 @@ def home(tmp_path_factory):
     return home
 
 
-def results(home, head, output, *flags):
-    script(TEST, "--parquet-dir", home / "data", "--cache-dir", home / "cache", "--projection-checkpoint", head, *flags,
+def results(home, projector, output, *flags):
+    data = ("--parquet-dir", home / "data", "--cache-dir", home / "cache")
+    script(TEST, *data, "--projection-checkpoint", projector, *flags,
            "--output-json", output)  # fmt: skip
     return json.loads(output.read_text())
 
@@ -61,12 +62,12 @@ def export(*flags, check=True):
 @pytest.mark.parametrize("name", ["hyperbolic", "prototypes", "cosine"])
 def test_the_folder_gives_the_same_bits(home, tmp_path, name):
     flags = [] if name == "cosine" else ["--use-hyperbolic"]
-    export(home / f"{name}.pth", "--output-dir", tmp_path / "head")
-    assert {p.name for p in (tmp_path / "head").iterdir()} == {
+    export(home / f"{name}.pth", "--output-dir", tmp_path / "projector")
+    assert {p.name for p in (tmp_path / "projector").iterdir()} == {
         "model.safetensors", "config.json", "configuration.json", "README.md"
     }  # fmt: skip
     of_file = results(home, home / f"{name}.pth", tmp_path / "file.json", *flags)
-    of_folder = results(home, tmp_path / "head", tmp_path / "folder.json", *flags)
+    of_folder = results(home, tmp_path / "projector", tmp_path / "folder.json", *flags)
     for key in ("metrics", "predictions", "similarity_stats", "ontology"):
         assert of_file[key] == of_folder[key], key
     paths = [content["model_info"].pop("projection_checkpoint") for content in (of_file, of_folder)]
@@ -81,8 +82,8 @@ def test_every_field_travels_and_nothing_of_the_training(home, tmp_path):
     content |= {"bank": {"a": torch.rand(2)}}
     content |= {"trained_state_dict": {"0": torch.rand(2)}}  # of the training too
     assert float(content["projection_state_dict"]["log_c_change"]) != 0
-    exported.write(tmp_path / "head", content, "laion/x")
-    again = checkpoints.load(tmp_path / "head")
+    exported.write(tmp_path / "projector", content, "laion/x")
+    again = checkpoints.load(tmp_path / "projector")
     assert set(again) == set(content) - {"trained_state_dict"}
     for key in set(content) - set(exported.OF_THE_TRAINING) - {"clap_model"}:
         flat = zip(*(exported.split({key: c[key]}) for c in (content, again)), strict=True)
@@ -91,7 +92,7 @@ def test_every_field_travels_and_nothing_of_the_training(home, tmp_path):
         assert all(torch.equal(tensors[n], others[n]) and tensors[n].dtype == others[n].dtype for n in tensors), key
     assert again["optimizer_state_dict"] == again["identity"] == {}
     assert exported.sha256(again) == exported.sha256(content)
-    stored = (tmp_path / "head" / "config.json").read_text()
+    stored = (tmp_path / "projector" / "config.json").read_text()
     assert str(home) not in stored and "optimizer" not in stored
 
 
@@ -100,16 +101,16 @@ def test_the_card(home, tmp_path):
 
     flags = ("--results", home / "original.json", home / "hyperbolic.json", "--dataset", "a/b", "c/d")
     flags += ("--base-model", "laion/larger_clap_general")
-    done = export(home / "hyperbolic.pth", "--output-dir", tmp_path / "my head", *flags)
+    done = export(home / "hyperbolic.pth", "--output-dir", tmp_path / "my projector", *flags)
     assert "warning" not in done.stdout
-    text = (tmp_path / "my head" / "README.md").read_text(encoding="utf-8")
+    text = (tmp_path / "my projector" / "README.md").read_text(encoding="utf-8")
     _, metadata, body = text.split("---\n", 2)
     facts = yaml.safe_load(metadata)
     assert facts["base_model"] == ["laion/larger_clap_general"] and facts["datasets"] == ["a/b", "c/d"]
     assert facts["license"] == "mit" and facts["metrics"] == ["accuracy", "mAP"]
     measured = json.loads((home / "hyperbolic.json").read_text())["metrics"]
     (index,) = facts["model-index"]
-    assert index["name"] == "my head"
+    assert index["name"] == "my projector"
     found = {entry["name"]: entry["value"] for entry in index["results"][0]["metrics"]}
     assert found == {name: round(measured[name], 4) for name in ("acc@1", "acc@5", "map", "map_samples")}
     assert body.count(f"{measured['map']:.4f}") == 2  # in English and in Chinese
@@ -118,9 +119,9 @@ def test_the_card(home, tmp_path):
 
 
 def test_a_card_without_results_says_so(home, tmp_path):
-    done = export(home / "cosine.pth", "--output-dir", tmp_path / "head")
+    done = export(home / "cosine.pth", "--output-dir", tmp_path / "projector")
     assert "no --results were given" in done.stdout and "give its id with --base-model" in done.stdout
-    text = (tmp_path / "head" / "README.md").read_text(encoding="utf-8")
+    text = (tmp_path / "projector" / "README.md").read_text(encoding="utf-8")
     assert "None were given" in text and "没有给出结果" in text and "model-index" not in text
 
 
@@ -160,9 +161,9 @@ def test_the_example_of_the_docs(home, tmp_path):
 
 
 @pytest.fixture
-def head(home, tmp_path):
-    exported.write(tmp_path / "head", checkpoints.load(home / "hyperbolic.pth"), "laion/x")
-    return tmp_path / "head"
+def projector(home, tmp_path):
+    exported.write(tmp_path / "projector", checkpoints.load(home / "hyperbolic.pth"), "laion/x")
+    return tmp_path / "projector"
 
 
 def change(path, **values):
@@ -184,7 +185,7 @@ def flip(path):
     [
         (lambda f: flip(f / "model.safetensors"), "is damaged or was changed"),
         (lambda f: cut(f / "model.safetensors"), "is damaged or was changed"),
-        (lambda f: (f / "model.safetensors").unlink(), "is no exported head: it lacks model.safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "is no exported projector: it lacks model.safetensors"),
         (lambda f: (f / "config.json").write_text("{"), "config.json that is not JSON"),
         (lambda f: change(f / "config.json", format="x"), "config.json is not one of export_projector.py"),
         (lambda f: change(f / "config.json", format_version=9), "by a newer version"),
@@ -194,30 +195,30 @@ def flip(path):
         (lambda f: change(f / "config.json", prompt=None), "has 'prompt' of type NoneType"),
     ],
 )
-def test_a_damaged_folder_is_one_sentence(head, damage, says):
-    damage(head)
+def test_a_damaged_folder_is_one_sentence(projector, damage, says):
+    damage(projector)
     with pytest.raises(UserError, match=says) as error:
-        checkpoints.load(head)
+        checkpoints.load(projector)
     assert "\n" not in str(error.value)
 
 
-def test_a_head_of_another_model_is_refused(home, head):
-    change(head / "config.json", clap_sha256="0" * 64)
-    flags = ("--parquet-dir", home / "data", "--use-hyperbolic", "--projection-checkpoint", head)
+def test_a_head_of_another_model_is_refused(home, projector):
+    change(projector / "config.json", clap_sha256="0" * 64)
+    flags = ("--parquet-dir", home / "data", "--use-hyperbolic", "--projection-checkpoint", projector)
     done = script(TEST, *flags, check=False)
     assert done.returncode == 2 and "was trained on the CLAP model laion/x, but --checkpoint" in done.stderr
 
 
 def test_results_of_another_head_or_model_are_refused(home, tmp_path):
-    flags = ("--output-dir", tmp_path / "head")
+    flags = ("--output-dir", tmp_path / "projector")
     done = export(home / "cosine.pth", *flags, "--results", home / "hyperbolic.json", check=False)
-    assert done.returncode == 2 and "is of another head" in done.stderr
+    assert done.returncode == 2 and "is of another projector" in done.stderr
     other = json.loads((home / "original.json").read_text())
     other["model_info"]["clap_sha256"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(other))
     done = export(home / "cosine.pth", *flags, "--results", tmp_path / "other.json", check=False)
     assert done.returncode == 2 and "is of another CLAP model" in done.stderr
-    assert not (tmp_path / "head").exists()
+    assert not (tmp_path / "projector").exists()
 
 
 def test_a_folder_with_other_files_is_left_alone(home, tmp_path):
@@ -238,20 +239,20 @@ def test_results_of_retrieval_are_refused(home, tmp_path):
     assert done.returncode == 2 and "holds results of retrieval" in done.stderr and not (tmp_path / "o").exists()
 
 
-def test_an_id_is_fetched_once(home, head, tmp_path, monkeypatch):
+def test_an_id_is_fetched_once(home, projector, tmp_path, monkeypatch):
     asked = []
 
     def snapshot_download(name, allow_patterns):
         asked.append((name, sorted(allow_patterns)))
-        return str(shutil.copytree(head, tmp_path / "cache" / "models" / "me--head" / "snapshots" / "master"))
+        return str(shutil.copytree(projector, tmp_path / "cache" / "models" / "me--projector" / "snapshots" / "master"))
 
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=snapshot_download))
     monkeypatch.chdir(tmp_path)
-    whole = results(home, head, tmp_path / "a.json", "--use-hyperbolic")
+    whole = results(home, projector, tmp_path / "a.json", "--use-hyperbolic")
     for _ in range(2):
-        assert results(home, "me/head", tmp_path / "b.json", "--use-hyperbolic")["metrics"] == whole["metrics"]
-    assert asked == [("me/head", ["config.json", "model.safetensors"])]
+        assert results(home, "me/projector", tmp_path / "b.json", "--use-hyperbolic")["metrics"] == whole["metrics"]
+    assert asked == [("me/projector", ["config.json", "model.safetensors"])]
 
 
 def test_an_id_that_cannot_be_fetched_is_one_sentence(home, tmp_path, monkeypatch):
@@ -261,9 +262,9 @@ def test_an_id_that_cannot_be_fetched_is_one_sentence(home, tmp_path, monkeypatc
         raise ConnectionError("no network")
 
     monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=snapshot_download))
-    done = script(TEST, "--parquet-dir", home / "data", "--projection-checkpoint", "nobody/head", check=False)
+    done = script(TEST, "--parquet-dir", home / "data", "--projection-checkpoint", "nobody/projector", check=False)
     assert done.returncode == 2
-    assert "nobody/head is no local path and ModelScope cannot fetch it (no network)" in done.stderr
+    assert "nobody/projector is no local path and ModelScope cannot fetch it (no network)" in done.stderr
 
 
 @pytest.mark.parametrize("network", [True, False])
@@ -282,11 +283,12 @@ def test_push_uploads_only_when_asked(home, tmp_path, monkeypatch, network):
     monkeypatch.setitem(sys.modules, "modelscope.hub.api", SimpleNamespace(HubApi=HubApi))
     for name in ("modelscope", "modelscope.hub"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace())
-    export(home / "cosine.pth", "--output-dir", tmp_path / "head")
+    export(home / "cosine.pth", "--output-dir", tmp_path / "projector")
     assert not calls
-    done = export(home / "cosine.pth", "--output-dir", tmp_path / "head", "--push", "me/head", check=False)
+    done = export(home / "cosine.pth", "--output-dir", tmp_path / "projector", "--push", "me/projector", check=False)
     if network:
-        assert calls == [("create", "me/head"), ("upload", "me/head", str(tmp_path / "head"))] and done.returncode == 0
+        assert calls == [("create", "me/projector"), ("upload", "me/projector", str(tmp_path / "projector"))]
+        assert done.returncode == 0
     else:
         assert done.returncode == 2 and "did not take the upload (no route to host)" in done.stderr
         assert "\n" not in done.stderr.strip()

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from hyperbolic_clap.inference.tagging import Tagger
 from hyperbolic_clap.inference.windows import windows
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, reliability
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.training.calibration import fit
 
 
@@ -125,7 +125,7 @@ def test_bad_input(trained, sounds, more, says):
 
 def test_plain_cosine_has_no_probabilities(trained):
     done = script("tag_sounds.py", trained[0] / "sounds", check=False)
-    assert done.returncode == 2 and "tagging needs a trained head" in done.stderr
+    assert done.returncode == 2 and "tagging needs a trained projector" in done.stderr
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_a_branch_has_the_prototypes_of_its_members():
     found = []
     for content in ({}, {"prototype_weight": 0.5, "prototype_classes": ["Bark"], "prototype_means": torch.eye(4)[:1]}):
         tagger = object.__new__(Tagger)  # without an encoder
-        tagger.head, tagger.names, tagger.text = Head(None, torch.device("cpu")), ["Dog"], torch.eye(4)[:1]
-        tagger.head.content, tagger.head.probability = content, lambda scores: scores
+        tagger.projector, tagger.names, tagger.text = Projector(None, torch.device("cpu")), ["Dog"], torch.eye(4)[:1]
+        tagger.projector.content, tagger.projector.probability = content, lambda scores: scores
         tagger.branches = {0: (torch.eye(4)[:2], ["Dog", "Bark"])}
         found.append(tagger.probabilities(torch.eye(4)[:1])[0, 0])
     # Dog: 1; Bark: 0, and 0.5 more by its prototype.

@@ -6,25 +6,25 @@ import numpy as np
 import torch
 
 from hyperbolic_clap.metrics.superclasses import log_sum_exp
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 
 BLOCK = 1 << 15  # clips compared at a time
 
 
 def nearest(
-    head: Head, audio: torch.Tensor, queries: list[torch.Tensor], k: int, block: int = BLOCK
+    projector: Projector, audio: torch.Tensor, queries: list[torch.Tensor], k: int, block: int = BLOCK
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each query (positions of the k most similar clips, their similarities), best first, ties in their order.
 
-    audio (N, D) and queries (B, D) each: vectors as Head.audio and Head.text give them. A query of several vectors is
-    a branch, compared by the log-sum-exp of their similarities.
+    audio (N, D) and queries (B, D) each: vectors as Projector.audio and Projector.text give them. A query of several
+    vectors is a branch, compared by the log-sum-exp of their similarities.
     """
     together, sizes = torch.cat(queries), [len(vectors) for vectors in queries]
     kept = [(np.empty(0, int), np.empty(0, np.float32))] * len(queries)
     for start in range(0, len(audio), block):
-        similarity = head.compare(audio[start : start + block], together)
+        similarity = projector.compare(audio[start : start + block], together)
         for i, columns in enumerate(similarity.split(sizes, dim=1)):
-            column = (columns[:, 0] if sizes[i] == 1 else log_sum_exp(columns, head.scale).float()).cpu().numpy()
+            column = (columns[:, 0] if sizes[i] == 1 else log_sum_exp(columns, projector.scale).float()).cpu().numpy()
             kept[i] = _best(*kept[i], np.arange(start, start + len(column)), column, k)
     return kept
 
@@ -42,8 +42,8 @@ def _best(positions: np.ndarray, values: np.ndarray, more: np.ndarray, column: n
     return positions[order], values[order]
 
 
-def project(head: Head, embeddings: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
+def project(projector: Projector, embeddings: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
     """(N, embed_dim) audio embeddings -> the (N, D) vectors that are compared, made in blocks."""
-    if not head.trained:
-        return head.audio(embeddings)
-    return torch.cat([head.audio(embeddings[start : start + block]) for start in range(0, len(embeddings), block)])
+    if not projector.trained:
+        return projector.audio(embeddings)
+    return torch.cat([projector.audio(embeddings[start : start + block]) for start in range(0, len(embeddings), block)])

@@ -13,17 +13,17 @@ from hyperbolic_clap.inference.windows import embed_window, windows
 from hyperbolic_clap.metrics.ontology import audioset
 from hyperbolic_clap.metrics.superclasses import branch_of, log_sum_exp
 from hyperbolic_clap.plumbing.errors import RowError, warn
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 
 
 class Tagger:
-    """A trained head over a class list. branches: inner classes of AudioSet's tree are answered by their branches."""
+    """A trained projector over a class list. branches: superclasses of AudioSet's tree are answered by subtrees."""
 
-    def __init__(self, head: Head, names: list[str], encoder, cache, prompts: list[str], branches: bool):
-        self.head, self.names, self.encoder, self.cache = head, names, encoder, cache
+    def __init__(self, projector: Projector, names: list[str], encoder, cache, prompts: list[str], branches: bool):
+        self.projector, self.names, self.encoder, self.cache = projector, names, encoder, cache
 
         def vectors(some: list[str]) -> torch.Tensor:
-            return head.text(embed_classes(some, encoder, cache, prompts))
+            return projector.text(embed_classes(some, encoder, cache, prompts))
 
         self.text = vectors(names)
         tree = audioset()
@@ -32,12 +32,13 @@ class Tagger:
 
     def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
         """(N, embed_dim) audio embeddings -> (N, M) probabilities of the classes."""
-        audio = self.head.audio(embeddings)
-        similarity = self.head.with_prototypes(self.head.compare(audio, self.text), embeddings, self.names).clone()
+        audio = self.projector.audio(embeddings)
+        similarity = self.projector.compare(audio, self.text)
+        similarity = self.projector.with_prototypes(similarity, embeddings, self.names).clone()
         for i, (text, members) in self.branches.items():
-            below = self.head.with_prototypes(self.head.compare(audio, text), embeddings, members)
-            similarity[:, i] = log_sum_exp(below, self.head.scale).to(similarity.dtype)
-        return self.head.probability(similarity.cpu().numpy())
+            below = self.projector.with_prototypes(self.projector.compare(audio, text), embeddings, members)
+            similarity[:, i] = log_sum_exp(below, self.projector.scale).to(similarity.dtype)
+        return self.projector.probability(similarity.cpu().numpy())
 
     def best(self, probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
         """The k most probable classes of (M,) probabilities."""

@@ -1,10 +1,10 @@
-"""How true the probabilities of a trained head are, before and after its calibration: the one place for all figures."""
+"""How true the probabilities of a trained projector are, before and after its calibration."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 
 BINS = 15
 
@@ -45,22 +45,22 @@ def top1_reliability(probabilities: np.ndarray, targets: np.ndarray) -> list[dic
     return bins
 
 
-def calibration_metrics(head: Head, scores: np.ndarray, targets: np.ndarray) -> dict:
+def calibration_metrics(projector: Projector, scores: np.ndarray, targets: np.ndarray) -> dict:
     """expected_calibration_error of the bare and the scaled sigmoid, over all pairs of a clip and a class and over each
-    clip's most probable class (_top1), and the bins behind the scaled one. None without a trained head or calibration.
+    clip's most probable class (_top1), and the bins behind the scaled one. None without them.
 
     Pairs of clips without a true class do not count.
     """
     valid = targets.any(axis=1)
-    kinds = {"uncalibrated": head.trained, "calibrated": bool(head.calibration)}
+    kinds = {"uncalibrated": projector.trained, "calibrated": bool(projector.calibration)}
     result: dict = {"reliability": None, "reason": None}
     for kind, known in kinds.items():
         names = [f"{kind}_error", f"{kind}_error_top1"]
         result |= dict.fromkeys(names)
         if not known or not valid.any():
-            result["reason"] = "no clip has a true class" if known else f"the head has no {kind} probabilities"
+            result["reason"] = "no clip has a true class" if known else f"the projector has no {kind} probabilities"
             continue
-        found = head.probability(scores[valid], kind == "calibrated")
+        found = projector.probability(scores[valid], kind == "calibrated")
         bins = {"pairs": reliability(found, targets[valid]), "top1": top1_reliability(found, targets[valid])}
         result |= dict(zip(names, map(expected_calibration_error, bins.values()), strict=True))
         if kind == "calibrated":

@@ -1,8 +1,8 @@
 """AudioSet's inner classes, such as "Animal": answered by their own text, or by all the texts of their branch.
 
 Labels are closed upward: a clip of "Bark" is one of "Dog" and of "Animal" too. A branch is an inner class with
-everything below it; its similarity is the log-sum-exp of the similarities of its texts, at the logit scale of the head,
-so one text that fits suffices and several that fit half add up.
+everything below it; its similarity is the log-sum-exp of the similarities of its texts, at the logit scale of the
+projector, so one text that fits suffices and several that fit half add up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.results.files import INNER
 
 
@@ -34,7 +34,7 @@ def log_sum_exp(similarity: torch.Tensor, scale: float) -> torch.Tensor:
     return torch.logsumexp(similarity.double() * scale, dim=1) / scale
 
 
-def inner_similarities(material: EmbeddedClips, head: Head, scores: np.ndarray) -> dict[str, np.ndarray]:
+def inner_similarities(material: EmbeddedClips, projector: Projector, scores: np.ndarray) -> dict[str, np.ndarray]:
     """`inner_own` and `inner_branch` (N, I) float32 and `inner_targets` (N, I) bool of the inner classes.
 
     scores: the (N, M) similarities to the class list. {} where a class of it is not AudioSet's.
@@ -47,11 +47,11 @@ def inner_similarities(material: EmbeddedClips, head: Head, scores: np.ndarray) 
     every = torch.empty(len(scores), len(tree.names), dtype=torch.float64)
     every[:, nodes] = torch.from_numpy(scores).double()
     if len(others):
-        text = head.text(material.texts_of([tree.names[i] for i in others]))
-        every[:, others] = head.compare(head.audio(material.audio), text).cpu().double()
+        text = projector.text(material.texts_of([tree.names[i] for i in others]))
+        every[:, others] = projector.compare(projector.audio(material.audio), text).cpu().double()
     inner = inner_nodes(tree)
     below = torch.from_numpy(tree.ancestors[:, inner])
-    branch = torch.stack([log_sum_exp(every[:, members], head.scale) for members in below.T], dim=1)
+    branch = torch.stack([log_sum_exp(every[:, members], projector.scale) for members in below.T], dim=1)
     closed = material.targets.float() @ torch.from_numpy(tree.ancestors[nodes][:, inner]).float() > 0
     own = every[:, inner]
     return {"inner_own": own.float().numpy(), "inner_branch": branch.float().numpy(), "inner_targets": closed.numpy()}

@@ -13,32 +13,32 @@ import torch
 
 from hyperbolic_clap.metrics import bootstrap
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 
 STEPS = 24  # of a walk, the clip itself and the root included
 PAIRS_AT_ONCE = 1 << 24  # similarities of one block of clips: 64 MiB
 RESAMPLES = 2000
 
 
-def walk(head: Head, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
-    """Vectors of N clips and M texts, as head.audio and head.text give them -> (N, STEPS) positions of the texts met.
+def walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+    """(N, D) audio and (M, D) text vectors of a projector -> (N, STEPS) positions of the texts met.
 
     From the clip itself (first column) to the root (last): the origin, or the mean direction of the texts.
     """
     size = max(1, PAIRS_AT_ONCE // (STEPS * len(text)))
-    met = [_walk(head, audio[start : start + size], text) for start in range(0, len(audio), size)]
+    met = [_walk(projector, audio[start : start + size], text) for start in range(0, len(audio), size)]
     return np.concatenate(met) if met else np.empty((0, STEPS), int)
 
 
-def _walk(head: Head, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+def _walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
     along = torch.linspace(0, 1, STEPS, dtype=audio.dtype, device=audio.device)[:, None, None]
-    if head.similarity == "hyperbolic":  # a geodesic through the origin is a ray of tangent vectors
+    if projector.similarity == "hyperbolic":  # a geodesic through the origin is a ray of tangent vectors
         places, root = audio * (1 - along), 0 * audio[:1]
     else:
         unit = torch.nn.functional.normalize
         root = unit(unit(text, dim=-1).mean(0, keepdim=True), dim=-1)
         places = (1 - along) * unit(audio, dim=-1) + along * root
-    best = head.compare(places.flatten(0, 1), text).argmax(1)
+    best = projector.compare(places.flatten(0, 1), text).argmax(1)
     return best.reshape(STEPS, len(audio)).T.cpu().numpy()
 
 
@@ -77,19 +77,21 @@ def longest_chains(above: np.ndarray) -> np.ndarray:
         height = new
 
 
-def way_to_root(head: Head, audio: torch.Tensor, text: torch.Tensor, targets: np.ndarray, names: list[str]) -> dict:
+def way_to_root(
+    projector: Projector, audio: torch.Tensor, text: torch.Tensor, targets: np.ndarray, names: list[str]
+) -> dict:
     """The figure for the results JSON: the share of ancestors met in order, with its 95 % interval over the clips.
 
     share: ancestors met in order over those that could be, summed over the clips. shuffled: the same with the true
     classes of another clip, what chance and texts near the root give. None where there is no ground; reason says why.
     """
-    kind = "geodesic to the origin" if head.similarity == "hyperbolic" else "cosine, to the mean text"
+    kind = "geodesic to the origin" if projector.similarity == "hyperbolic" else "cosine, to the mean text"
     figure = {"walk": kind, "steps": STEPS} | dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
     tree = audioset()
     nodes, figure["reason"] = tree.find(names)
     if nodes is None:
         return figure
-    return figure | share(walk(head, audio, text), targets, nodes, tree)
+    return figure | share(walk(projector, audio, text), targets, nodes, tree)
 
 
 def share(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> dict:

@@ -51,7 +51,7 @@ def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
     it, for the error's sentence.
     """
     place = exported.locate(path, flag)
-    # An exported head has nothing left of its training, and none of it is used but to continue that.
+    # An exported projector has nothing left of its training, and none of it is used but to continue that.
     nothing = {"optimizer_state_dict": {}, "identity": {}}
     content = nothing | exported.read(place, flag) if place.is_dir() else _read(path, flag)
     _check(f"{flag} {path}", content)

@@ -1,4 +1,4 @@
-"""A trained head to share: a folder of safetensors and JSON that holds the head and nothing else of its training.
+"""A trained projector to share: a folder of safetensors and JSON, and nothing else of its training.
 
     model.safetensors   every tensor of the checkpoint but the optimizer's: `projection_state_dict.linear.weight`
                         (output_dim, embed_dim), `.linear.bias`, `.log_c_change`, `scale_state_dict.log_scale`, `.bias`
@@ -42,7 +42,7 @@ def split(content: dict) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def sha256(content: dict) -> str:
-    """Identifies a head in whatever file it lies: SHA-256 of its tensors and of how its vectors are compared."""
+    """Identifies a projector in whatever file it lies: SHA-256 of its tensors and of how its vectors are compared."""
     compared = [content[name] for name in ("similarity", "base_c", "temperature", "audio_radius")]
     compared += [content[name] for name in ("prototype_weight", "prototype_classes") if name in content]
     digest = hashlib.sha256(repr(compared).encode())
@@ -67,8 +67,8 @@ def write(folder: Path, content: dict, clap_model: str) -> None:
 
     tensors, values = split(content)
     data = save(tensors, {"format": "pt"})
-    head = {"format": FORMAT, "format_version": VERSION, "convention": CONVENTION}
-    values = head | values | {"clap_model": clap_model, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    projector = {"format": FORMAT, "format_version": VERSION, "convention": CONVENTION}
+    values = projector | values | {"clap_model": clap_model, "weights_sha256": hashlib.sha256(data).hexdigest()}
     for name, value in values.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -98,7 +98,7 @@ def read(folder: Path, flag: str) -> dict:
 
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{flag} {folder} is no exported head: it lacks {' and '.join(missing)}")
+        raise UserError(f"{flag} {folder} is no exported projector: it lacks {' and '.join(missing)}")
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         data = (folder / WEIGHTS).read_bytes()
@@ -107,7 +107,7 @@ def read(folder: Path, flag: str) -> dict:
     except (ValueError, RecursionError):
         raise UserError(f"{flag} {folder} has a {CONFIG} that is not JSON") from None
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        raise UserError(f"{flag} {folder} is no exported head: its {CONFIG} is not one of export_projector.py")
+        raise UserError(f"{flag} {folder} is no exported projector: its {CONFIG} is not one of export_projector.py")
     if values.pop("format_version", None) != VERSION:
         raise UserError(f"{flag} {folder} was exported by a newer version of this project, in another format")
     values.pop("convention", None)

@@ -15,7 +15,7 @@ from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.projector import checkpoints, exported, prototypes
 
 
-class Head:
+class Projector:
     """Embeddings -> vectors -> similarities.
 
     path: a projection checkpoint (a .pth file, an exported folder or its ModelScope id), or None for plain cosine.
@@ -25,13 +25,13 @@ class Head:
     def __init__(self, path: Path | None, device: torch.device):
         self.path, self.device = path, device
         self.content: dict = checkpoints.load(path) if path else {}
-        self.projector: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None
+        self.module: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None
         self.logits = checkpoints.rebuild_scale(self.content, path) if path else LogitScale().requires_grad_(False)
 
     @property
     def trained(self) -> bool:
         """Whether a projector lies between embeddings and similarity."""
-        return self.projector is not None
+        return self.module is not None
 
     @property
     def similarity(self) -> str:
@@ -84,16 +84,16 @@ class Head:
     def audio(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(N, embed_dim) audio embeddings -> the (N, D) vectors that are compared, on the device."""
         embeddings = embeddings.to(self.device)
-        return self.projector.audio(embeddings) if self.trained else embeddings
+        return self.module.audio(embeddings) if self.trained else embeddings
 
     def text(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(M, embed_dim) text embeddings -> the (M, D) vectors that are compared, on the device."""
         embeddings = embeddings.to(self.device)
-        return self.projector.text(embeddings) if self.trained else embeddings
+        return self.module.text(embeddings) if self.trained else embeddings
 
     def compare(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Vectors (N, D), (M, D) -> similarities (N, M)."""
-        return (self.projector.compare if self.trained else cosine_similarity)(audio, text)
+        return (self.module.compare if self.trained else cosine_similarity)(audio, text)
 
     def with_prototypes(self, similarity: torch.Tensor, embeddings: torch.Tensor, names: list[str]) -> torch.Tensor:
         """Similarities (N, M) to the classes `names`, with what the prototypes of the checkpoint add, if it has any.
@@ -124,31 +124,31 @@ class Head:
         } | ({"prototypes": self.prototypes} if self.prototypes else {})
 
 
-def open_projector(args: argparse.Namespace, device: torch.device) -> Head:
-    """The head of --projection-checkpoint, --use-hyperbolic, --c, --temperature and --prototypes.
+def open_projector(args: argparse.Namespace, device: torch.device) -> Projector:
+    """The projector of --projection-checkpoint, --use-hyperbolic, --c, --temperature and --prototypes.
 
     UserError if one of them contradicts the checkpoint; a warning if plain cosine has no use for it.
     """
     if args.use_hyperbolic and args.projection_checkpoint is None:
         raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
-    head = Head(args.projection_checkpoint, device)
-    if args.prototypes is not None and not math.isclose(args.prototypes, head.prototypes, rel_tol=1e-5):
-        has = f"has those of weight {head.prototypes:g}" if head.prototypes else "has none"
+    projector = Projector(args.projection_checkpoint, device)
+    if args.prototypes is not None and not math.isclose(args.prototypes, projector.prototypes, rel_tol=1e-5):
+        has = f"has those of weight {projector.prototypes:g}" if projector.prototypes else "has none"
         whose = args.projection_checkpoint or "plain cosine"
         raise UserError(f"--prototypes {args.prototypes:g} contradicts {whose}, which {has}; leave the flag out")
-    if not head.trained:
+    if not projector.trained:
         for flag in ("c", "temperature"):
             if getattr(args, flag) is not None:
                 warn(f"--{flag} {getattr(args, flag):g} has no effect: plain cosine has no {flag}")
-        return head
-    if (head.similarity == "hyperbolic") != args.use_hyperbolic:
+        return projector
+    if (projector.similarity == "hyperbolic") != args.use_hyperbolic:
         mend = "test it without --use-hyperbolic" if args.use_hyperbolic else "add --use-hyperbolic"
-        raise UserError(f"{args.projection_checkpoint} was trained for {head.similarity} similarity; {mend}")
+        raise UserError(f"{args.projection_checkpoint} was trained for {projector.similarity} similarity; {mend}")
     for flag in ("c", "temperature"):
-        given, trained = getattr(args, flag), head.content[flag]
+        given, trained = getattr(args, flag), projector.content[flag]
         if given is not None and not math.isclose(given, trained, rel_tol=1e-5):
             raise UserError(
                 f"--{flag} {given:g} contradicts {args.projection_checkpoint}, which was trained with {flag} = "
                 f"{trained:g}; leave the flag out or give that value"
             )
-    return head
+    return projector

@@ -86,7 +86,7 @@ def matched(files: list[Results], notes: list[str]) -> list[np.ndarray]:
 
 
 def rebuild_all(files: list[Results], notes: list[str]) -> list[Rebuilt | None]:
-    """The head and vectors of each file, None where they are gone, with the reason in `notes`."""
+    """The projector and vectors of each file, None where they are gone, with the reason in `notes`."""
     known: dict = {}
     made_of: list[Rebuilt | None] = []
     for file in files:
@@ -233,7 +233,7 @@ def nearest(page: Page, f: int) -> list | None:
     found: list = [None] * len(rows)
     size = max(1, PAIRS_AT_ONCE // len(vectors))
     for start in range(0, len(vectors), size):
-        alike = made.head.compare(vectors[start : start + size], vectors)
+        alike = made.projector.compare(vectors[start : start + size], vectors)
         own = np.arange(len(alike))
         alike[own, start + own] = -np.inf
         best = alike.topk(min(NEAREST, len(vectors) - 1), dim=1).indices.cpu().numpy()
@@ -247,15 +247,15 @@ def walked(page: Page, f: int) -> dict | None:
     made, file, place = page.made_of[f], page.files[f], page.place[f]
     if made is None:
         return None
-    met = walk(made.head, made.audio, made.text)
+    met = walk(made.projector, made.audio, made.text)
     nodes, reason = page.tree.find(file.names)
     figure = {"share": None, "reason": reason} if nodes is None else share(met, file.targets, nodes, page.tree)
     of_classes: list = [None] * len(page.names)
-    for i, row in zip(place, distinct(place, walk(made.head, made.text, made.text)), strict=True):
+    for i, row in zip(place, distinct(place, walk(made.projector, made.text, made.text)), strict=True):
         of_classes[i] = row
     texts = distinct(place, met)
     return figure | {
-        "kind": "geodesic to the origin" if made.head.similarity == "hyperbolic" else "cosine, to the mean text",
+        "kind": "geodesic to the origin" if made.projector.similarity == "hyperbolic" else "cosine, to the mean text",
         "clips_met": [texts[i] if i >= 0 else None for i in page.rows[f]],
         "classes_met": of_classes,
     }
@@ -267,11 +267,11 @@ def distinct(place: np.ndarray, met: np.ndarray) -> list[list[int]]:
 
 
 def disk(page: Page, f: int) -> dict | None:
-    """The points of a hyperbolic head in the Poincare disk: [x, y] of every class, [clip, x, y] of clips."""
+    """The points of a hyperbolic projector in the Poincare disk: [x, y] of every class, [clip, x, y] of clips."""
     made, place = page.made_of[f], page.place[f]
-    if made is None or made.head.similarity != "hyperbolic":
+    if made is None or made.projector.similarity != "hyperbolic":
         return None
-    c = float(made.head.content["c"])
+    c = float(made.projector.content["c"])
     here = np.flatnonzero(page.rows[f] >= 0)
     here = here[evenly(len(here), DISK_CLIPS)]
     log.info("fitting the disk of %s", page.files[f].label)
@@ -286,16 +286,16 @@ def disk(page: Page, f: int) -> dict | None:
 
 
 def confidence(page: Page, f: int) -> dict | None:
-    """Risk against coverage, and reliability where a head gives probabilities; None without stored similarities."""
+    """Risk against coverage, and reliability of a trained projector; None without stored similarities."""
     file, made = page.files[f], page.made_of[f]
     if file.scores is None or not file.valid.any():
         page.notes.append(f"{file.label} was tested without --save-scores, so its confidence cannot be drawn")
         return None
     scores, targets = file.scores[file.valid], file.targets[file.valid]
     found: dict = {"risk": risk_coverage(scores, targets), "reliability": None}
-    if made is not None and made.head.trained:
-        bins = top1_reliability(made.head.probability(scores), targets)
-        meaning = "calibrated" if made.head.calibration else "the head holds no calibration"
+    if made is not None and made.projector.trained:
+        bins = top1_reliability(made.projector.probability(scores), targets)
+        meaning = "calibrated" if made.projector.calibration else "the projector holds no calibration"
         found["reliability"] = {"bins": bins, "error": expected_calibration_error(bins), "meaning": meaning}
     elif made is not None:
         page.notes.append(f"{file.label} has no reliability: a plain cosine is no probability")

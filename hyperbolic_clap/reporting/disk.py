@@ -125,17 +125,17 @@ def tangent_vectors(args: argparse.Namespace) -> tuple:
     """(material, projector, text (M, D), audio (N, D)), embedded, cached and projected as in testing."""
     from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, unlabelled
     from hyperbolic_clap.embedding.texts import read_prompts
-    from hyperbolic_clap.projector.projector import Head
+    from hyperbolic_clap.projector.projector import Projector
 
     device = choose_device(args.device)
-    head = Head(args.projection_checkpoint, device)
-    if head.similarity != "hyperbolic":
-        trained = f"{args.projection_checkpoint} was trained for {head.similarity} similarity"
+    projector = Projector(args.projection_checkpoint, device)
+    if projector.similarity != "hyperbolic":
+        trained = f"{args.projection_checkpoint} was trained for {projector.similarity} similarity"
         raise UserError(f"{trained}, which has no Poincare disk")
-    sources = EmbeddingPipeline(args, device, prompts=head.prompts(read_prompts(args)))
-    head.require_model(sources.encoder)
+    sources = EmbeddingPipeline(args, device, prompts=projector.prompts(read_prompts(args)))
+    projector.require_model(sources.encoder)
     material = sources.embed(unlabelled)
-    return material, head.projector, head.text(material.text), head.audio(material.audio)
+    return material, projector.module, projector.text(material.text), projector.audio(material.audio)
 
 
 def most_common(names) -> str:

@@ -201,27 +201,27 @@ def draw_similarities(args: argparse.Namespace):
 
 
 def head_of(file):
-    """The trained head that a results file names, on the CPU; UserError if there is none or it has become another."""
+    """The trained projector that a results file names, on the CPU; UserError without one, or if it is now another."""
     import torch
 
     from hyperbolic_clap.projector.exported import sha256
-    from hyperbolic_clap.projector.projector import Head
+    from hyperbolic_clap.projector.projector import Projector
     from hyperbolic_clap.reporting.rebuild import find
 
     model = file.info["model"]
     if not isinstance(model.get("projection_checkpoint"), str):
-        raise UserError(f"{file.path} is not of a trained head, and a plain cosine is no probability")
-    head = Head(find(model["projection_checkpoint"], file.path), torch.device("cpu"))
-    if model.get("projection_sha256") not in (None, sha256(head.content)):
-        raise UserError(f"{head.path} is no longer the head that {file.path} was tested with")
-    return head
+        raise UserError(f"{file.path} is not of a trained projector, and a plain cosine is no probability")
+    projector = Projector(find(model["projection_checkpoint"], file.path), torch.device("cpu"))
+    if model.get("projection_sha256") not in (None, sha256(projector.content)):
+        raise UserError(f"{projector.path} is no longer the projector that {file.path} was tested with")
+    return projector
 
 
 def draw_reliability(args: argparse.Namespace):
     """How often the most probable class is true against its probability, before and after calibration.
 
-    One panel for each results file of a trained head, tested with --save-scores; the head itself is read for its logit
-    scale, bias and calibration.
+    One panel for each results file of a trained projector, tested with --save-scores; the projector itself is read for
+    its logit scale, bias and calibration.
 
     python plot_results.py reliability results_cosine.json results_hyperbolic.json --output reliability.png
     """
@@ -235,15 +235,15 @@ def draw_reliability(args: argparse.Namespace):
             raise UserError(f"{file.path} has no stored similarities; run the test script with --save-scores")
         if not file.valid.any():
             raise UserError(f"{file.path} has no labelled clip")
-    heads = [head_of(file) for file in files]
+    projectors = [head_of(file) for file in files]
     figure = Figure(figsize=(min(WIDTH, 6.4 * len(files)), 4.8), layout="constrained")
     panels = figure.subplots(1, len(files), squeeze=False, sharey=True)[0]
-    for axes, file, head in zip(panels, files, heads, strict=True):
+    for axes, file, projector in zip(panels, files, projectors, strict=True):
         scores, targets = file.scores[file.valid], file.targets[file.valid]
         axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1.2)
-        kinds = [("before", ORANGE, "--", "s"), ("after", BLUE, "-", "o")][: 2 if head.calibration else 1]
+        kinds = [("before", ORANGE, "--", "s"), ("after", BLUE, "-", "o")][: 2 if projector.calibration else 1]
         for name, colour, style, mark in kinds:
-            bins = top1_reliability(head.probability(scores, name == "after"), targets)
+            bins = top1_reliability(projector.probability(scores, name == "after"), targets)
             x, y, low, high = ([b[key] for b in bins] for key in ("probability", "true", "low", "high"))
             axes.vlines(x, low, high, color=colour, linewidth=1)
             axes.plot(x, y, color=colour, linestyle=style, marker=mark, markersize=4.5, linewidth=1.6,
@@ -256,5 +256,5 @@ def draw_reliability(args: argparse.Namespace):
         "15 bins of equal width with 95 % intervals (Wilson); on the dotted line a probability means what it says. The "
         "error is the mean gap over the clips of these bins, as the results file has it (*_error_top1). Before: the "
         "sigmoid of the trained logits; after: scaled as the validation clips of the training asked."
-        + ("" if all(head.calibration for head in heads) else " A head with one curve holds none.")))  # fmt: skip
+        + ("" if all(each.calibration for each in projectors) else " One with one curve has none.")))  # fmt: skip
     return figure

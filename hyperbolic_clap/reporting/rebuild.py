@@ -1,4 +1,4 @@
-"""From a results file back to what it was made of: head, vectors, parquet folder, by the functions that tested it."""
+"""From a results file back to what it was made of: projector, vectors, parquet folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.flags import CLASS_LABELS, Parser, add_shared_flags
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.results.files import Results
 
 PATHS = ("parquet_dir", "class_labels", "cache_dir", "projection_checkpoint")
@@ -21,9 +21,9 @@ SAME_PREDICTIONS = 0.99  # the least share of clips whose best class comes out a
 
 @dataclass
 class Rebuilt:
-    """The head of a results file, and the vectors that it compared: audio (N, D) of the file's clips, text (M, D)."""
+    """The projector of a results file, and the vectors it compared: audio (N, D) of the file's clips, text (M, D)."""
 
-    head: Head
+    projector: Projector
     audio: torch.Tensor
     text: torch.Tensor
 
@@ -59,7 +59,7 @@ def find(given: str, results: Path) -> Path:
 
 
 def rebuild(file: Results, known: dict) -> Rebuilt:
-    """The head and vectors of a results file; UserError in one sentence if they are gone or give other predictions.
+    """The projector and vectors of a results file; UserError if they are gone or give other predictions.
 
     known: material already embedded, by what it was made of; filled here, so that files of one test share it.
     """
@@ -67,21 +67,21 @@ def rebuild(file: Results, known: dict) -> Rebuilt:
 
     args = arguments(file)
     device = choose_device(args.device)
-    head = Head(args.projection_checkpoint, device)
+    projector = Projector(args.projection_checkpoint, device)
     prompt = file.info["model"].get("prompt")
-    prompts = head.prompts(prompt.split("\n") if isinstance(prompt, str) else None)
+    prompts = projector.prompts(prompt.split("\n") if isinstance(prompt, str) else None)
     key = tuple(map(str, (args.parquet_dir, args.checkpoint, args.class_labels, args.num_samples, prompts)))
     if key not in known:
         sources = EmbeddingPipeline(args, device, prompts=prompts)
-        head.require_model(sources.encoder)
+        projector.require_model(sources.encoder)
         material = sources.embed(unlabelled)
         known[key] = material.audio, material.text, material.rows.video_ids, material.classes.names
     audio, text, ids, names = known[key]
     if ids != [video for video, _ in file.keys] or names != file.names:
         raise UserError(f"{args.parquet_dir} no longer holds the clips and classes of {file.label}")
-    rebuilt = Rebuilt(head, head.audio(audio), head.text(text))
+    rebuilt = Rebuilt(projector, projector.audio(audio), projector.text(text))
     if file.depth:
-        scores = head.with_prototypes(head.compare(rebuilt.audio, rebuilt.text), audio, names)
+        scores = projector.with_prototypes(projector.compare(rebuilt.audio, rebuilt.text), audio, names)
         best = scores.argmax(1).cpu().numpy()
         if np.mean(best == file.top[:, 0]) < SAME_PREDICTIONS:
             raise UserError(f"the model named by {file.label} gives other predictions than the file holds")

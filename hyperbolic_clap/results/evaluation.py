@@ -1,4 +1,4 @@
-"""EmbeddedClips and a head -> similarities, metrics and predictions. One evaluation for every script."""
+"""EmbeddedClips and a projector -> similarities, metrics and predictions. One evaluation for every script."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from hyperbolic_clap.metrics.superclasses import inner_metrics, inner_similariti
 from hyperbolic_clap.metrics.traversal import way_to_root
 from hyperbolic_clap.metrics.undefined import grounded
 from hyperbolic_clap.plumbing.errors import warn
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.rows import Rows
 
 
-def evaluate(material: EmbeddedClips, head: Head, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
+def evaluate(material: EmbeddedClips, projector: Projector, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
     """What --save-scores keeps (results/files.py), and what the results JSON says of it."""
-    audio, text = head.audio(material.audio), head.text(material.text)
+    audio, text = projector.audio(material.audio), projector.text(material.text)
     names, targets = material.classes.names, material.targets.numpy()
-    scores = head.with_prototypes(head.compare(audio, text), material.audio, names).cpu().numpy()
+    scores = projector.with_prototypes(projector.compare(audio, text), material.audio, names).cpu().numpy()
     warn_if_alike(scores)
     best = scores.argmax(axis=1)
-    found, failed = grounded({"inner": lambda: inner_similarities(material, head, scores)})
+    found, failed = grounded({"inner": lambda: inner_similarities(material, projector, scores)})
     inner = found["inner"] or {}
     figures, reasons = grounded({
         "similarity_stats": lambda: similarity_stats(scores),
         "metrics": lambda: metrics(scores, targets, top_k),
         "ontology": lambda: ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy())
         | inner_metrics(inner)
-        | {"way_to_root": way_to_root(head, audio, text, targets, names)},
-    } | ({"calibration": lambda: calibration_metrics(head, scores, targets)} if head.trained else {}))
+        | {"way_to_root": way_to_root(projector, audio, text, targets, names)},
+    } | ({"calibration": lambda: calibration_metrics(projector, scores, targets)} if projector.trained else {}))
     listed = predictions(scores, material.rows, names, top_k)
     figures |= {"reasons": failed | reasons, "predictions": listed}
     return {"scores": scores, "targets": targets} | inner, figures

@@ -13,16 +13,16 @@ from hyperbolic_clap.inference.search import project
 from hyperbolic_clap.metrics import bootstrap
 from hyperbolic_clap.metrics.retrieval import RANKS, retrieve, summary
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.projector.projector import Head
+from hyperbolic_clap.projector.projector import Projector
 
 WAYS = ("text_to_audio", "audio_to_text")
 ORDER = [*(f"R@{k}" for k in RANKS), "mAP@10", "median_rank"]
 
 
-def evaluate_retrieval(material: EmbeddedPairs, head: Head) -> dict:
+def evaluate_retrieval(material: EmbeddedPairs, projector: Projector) -> dict:
     """metrics of both directions, and every clip's captions, ranks and average precisions, for the results JSON."""
-    audio, text = project(head, material.audio), head.text(material.text)
-    found = retrieve(head.compare, audio, text, material.pairs)
+    audio, text = project(projector, material.audio), projector.text(material.text)
+    found = retrieve(projector.compare, audio, text, material.pairs)
     starts = np.searchsorted(material.pairs[:, 0], np.arange(len(audio) + 1))
     ids = zip(material.rows.sample_ids.tolist(), material.rows.video_ids, strict=True)
     (rank_of_text, precision_of_text), (rank_of_clip, precision_of_clip) = (found[way] for way in WAYS)
