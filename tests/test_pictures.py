@@ -226,7 +226,7 @@ def test_reliability_without_calibration_or_head(trained, results, tmp_path):
     old = older("old.json", projection_sha256=sha256(content))
     figure = plot_results.draw_reliability(plot_results.parser().parse_args(["reliability", str(old), "--output", "x"]))
     assert figure.axes[0].get_legend_handles_labels()[1][0].startswith("before calibration: error")
-    assert len(figure.axes[0].lines) == 2 and "A projector with one curve holds none" in captions(figure)
+    assert len(figure.axes[0].lines) == 2 and "One with one curve has none" in captions(figure)
     out = ("--output", tmp_path / "x.png")
     other = older("other.json", projection_sha256="0" * 64)
     assert "is no longer the projector that" in refused("reliability", other, *out)

@@ -87,7 +87,9 @@ def require_own(content: dict, results: list[Results]) -> None:
             raise UserError(f"--results {file.path} is of another CLAP model ({other}) than the head")
         head = model.get("projection_checkpoint")
         if head and model.get("projection_sha256") != own:
-            raise UserError(f"--results {file.path} is of another projector ({head}); test this one, or leave the file out")
+            raise UserError(
+                f"--results {file.path} is of another projector ({head}); test this one, or leave the file out"
+            )
 
 
 def card(content: dict, name: str, clap_model: str, results: list[Results], license: str, datasets: list[str]) -> str:
