@@ -19,9 +19,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.plumbing.files import require_outputs, write_atomic, write_json
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS, Parser, at_least
+from hyperbolic_clap.plumbing.flags import Parser, at_least
 from hyperbolic_clap.plumbing.run import run
 
 

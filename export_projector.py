@@ -17,9 +17,10 @@ import re
 import sys
 from pathlib import Path
 
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError, first_line, log, warn
 from hyperbolic_clap.plumbing.files import write_atomic
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS, Parser
+from hyperbolic_clap.plumbing.flags import Parser
 from hyperbolic_clap.plumbing.run import run
 
 

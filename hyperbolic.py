@@ -11,6 +11,8 @@ inside and the result has the dtype of the input. Rounded ball points lose the r
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -20,7 +22,7 @@ BLOCK = 2**18  # pairs of one row block; 2 MiB per float64 temporary
 LOG2 = math.log(2)
 
 
-def _blind(x):
+def _avoids_host_sync(x):
     """Whether a look at the values of x would wait for its device, so that no branch may depend on them."""
     return x.is_cuda
 
@@ -32,7 +34,7 @@ def _curvature(c):
     """
     if isinstance(c, torch.Tensor) and c.ndim:
         raise ValueError(f"c must be a number or a 0-d tensor, got a tensor of shape {tuple(c.shape)}")
-    if isinstance(c, torch.Tensor) and _blind(c):
+    if isinstance(c, torch.Tensor) and _avoids_host_sync(c):
         return c.double()
     value = c.item() if isinstance(c, torch.Tensor) else float(c)
     if not 0 < value < math.inf:
@@ -160,7 +162,7 @@ def _row_blocks(u, v, radius, slopes=None):
 
     With t = d/R: sinh(a-b)/sinh(t), T = sinh(a) sinh(b)/sinh(t) and T (1 - cos(theta)). slopes: _lengths of v.
     """
-    v, blind = v.double(), _blind(v)
+    v, on_device = v.double(), _avoids_host_sync(v)
     length_v, b = slopes or _lengths(v, radius)
     size = 16 * max(1, BLOCK // 16 // max(len(v), 1))
     for start in range(0, len(u), size):
@@ -170,7 +172,7 @@ def _row_blocks(u, v, radius, slopes=None):
         # BLAS rounds the last rows of a product differently if they do not fill its tile of 4
         block = torch.nn.functional.pad(block, (0, 0, 0, -count % 4))
         length_u, a = (x[:, None] for x in _lengths(block, radius))
-        sin2 = (_by_differences if blind else _by_product)(block, length_u, v, length_v)
+        sin2 = (_by_differences if on_device else _by_product)(block, length_u, v, length_v)
         gap = a - b
         half = (gap / 2).sinh_()
         total = (a.sinh() * sin2).mul_(b.sinh()).add_(half.square())
@@ -182,7 +184,7 @@ def _row_blocks(u, v, radius, slopes=None):
             scale = (0.5 / root / cosh).where(total > 0, 0)
             radial = half * half.square().add_(1).sqrt_() * scale * 2
             turn = a.sinh() * b.sinh() * scale
-        if blind or (a > 300).any() or (b > 300).any():  # sinh overflows at 710: far out x is log(2 sinh(x))
+        if on_device or (a > 300).any() or (b > 300).any():  # sinh overflows at 710: far out x is log(2 sinh(x))
             near, log, span = a + b <= 600, _log_sinh(a) + _log_sinh(b), gap.abs()
             log_total = torch.logaddexp(2 * _log_sinh(span / 2), log + sin2.log())
             angle = angle.where(near, (log_total + 2 * LOG2).maximum(span))  # |a-b| is exact on one ray
@@ -260,7 +262,7 @@ class HyperbolicProjector(torch.nn.Module):
     It starts as the identity (principal directions below `embed_dim`), so epoch 0 ranks classes as plain CLAP
     does. Audio vectors are scaled to one common tangent norm, `audio_radius`: with a radius of its own for each
     clip, -d is not comparable across clips and class-wise ranking suffers. Text norms are free.
-    similarity: "hyperbolic", or "cosine" for the control that differs in nothing else.
+    similarity: a name of SIMILARITIES; "cosine" is the control that differs in nothing else.
     """
 
     def __init__(
@@ -285,7 +287,7 @@ class HyperbolicProjector(torch.nn.Module):
     @property
     def c(self):
         """The squared radius of the ball: a float, or a 0-d tensor while it is learned or lies on CUDA."""
-        if self.log_c_change.requires_grad or _blind(self.log_c_change):
+        if self.log_c_change.requires_grad or _avoids_host_sync(self.log_c_change):
             return self.base_c * self.log_c_change.exp()
         return self.base_c * math.exp(self.log_c_change.item())
 
@@ -319,10 +321,8 @@ class HyperbolicProjector(torch.nn.Module):
         return self.audio_radius * projected
 
     def compare(self, audio, text):
-        """Tangent vectors (N, D), (M, D) -> similarity (N, M): -d/temperature, or cosine/temperature."""
-        if self.similarity == "cosine":
-            return cosine_similarity(audio, text) / self.temperature
-        return hyperbolic_similarity(audio, text, self.c, self.temperature)
+        """Tangent vectors (N, D), (M, D) -> similarity (N, M), by the entry of SIMILARITIES."""
+        return SIMILARITIES[self.similarity].compare(audio, text, self.c, self.temperature)
 
     def forward(self, audio, text):
         """CLAP embeddings (N, embed_dim), (M, embed_dim) -> similarity (N, M)."""
@@ -338,6 +338,66 @@ class HyperbolicProjector(torch.nn.Module):
 def cosine_similarity(u, v):
     """(N, D), (M, D) -> (N, M) cosines."""
     return torch.nn.functional.normalize(u, dim=-1) @ torch.nn.functional.normalize(v, dim=-1).T
+
+
+def towards_origin(audio, text, steps):
+    """Points on the geodesics from clips to the origin, the root of a ball: rays of tangent vectors.
+
+    audio (N, D), text (M, D), steps (S,) from 0 to 1 -> (S, N, D). Desai et al. 2023, "MERU", section 4.3.
+    """
+    return audio * (1 - steps[:, None, None])
+
+
+def towards_mean_text(audio, text, steps):
+    """Points on the chords from clips to the mean direction of the texts, the root where only angles count.
+
+    audio (N, D), text (M, D), steps (S,) from 0 to 1 -> (S, N, D). Desai et al. 2023, "MERU", appendix.
+    """
+    unit, along = torch.nn.functional.normalize, steps[:, None, None]
+    root = unit(unit(text, dim=-1).mean(0, keepdim=True), dim=-1)
+    return (1 - along) * unit(audio, dim=-1) + along * root
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One way to compare tangent vectors of audio and text, and all that the rest of the project asks of it.
+
+    compare: (N, D), (M, D), c, temperature -> (N, M), greater for what fits better. curved: whether c means anything:
+    then files hold c and the curvature, tests need --use-hyperbolic, and the vectors have a Poincare disk.
+    towards_root: (audio, text, steps) -> the way to what is most general, `root` in words. label: of an axis.
+    meaning, meaning_zh: what is divided by the temperature, for the model card; {c} and {curvature} are filled in.
+    """
+
+    compare: Callable
+    curved: bool
+    towards_root: Callable
+    root: str
+    label: str
+    meaning: str
+    meaning_zh: str
+
+
+SIMILARITIES = {
+    "hyperbolic": Similarity(
+        compare=hyperbolic_similarity,
+        curved=True,
+        towards_root=towards_origin,
+        root="geodesic to the origin",
+        label="similarity = -distance / temperature",
+        meaning="minus the distance in the Poincare ball of squared radius c = {c:g}, curvature -1/c = {curvature:g}",
+        meaning_zh="负的双曲距离（庞加莱球，半径的平方 c = {c:g}，曲率 -1/c = {curvature:g}）",
+    ),
+    "cosine": Similarity(
+        compare=lambda u, v, c, temperature: cosine_similarity(u, v) / temperature,
+        curved=False,
+        towards_root=towards_mean_text,
+        root="cosine, to the mean text",
+        label="cosine similarity",
+        meaning="cosine",
+        meaning_zh="余弦",
+    ),
+}
+UNTRAINED = "cosine"  # CLAP's own similarity, without a projector
 
 
 class LogitScale(torch.nn.Module):
@@ -390,7 +450,7 @@ def contrastive_loss(logits, targets):
     only where a clip lacks them. Khosla et al. 2020, "Supervised Contrastive Learning", eq. 2, across modalities.
     """
     present = targets.any(0)
-    if _blind(logits):
+    if _avoids_host_sync(logits):
         logits = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
     else:
         logits, targets = logits[:, present], targets[:, present]

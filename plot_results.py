@@ -23,7 +23,7 @@ from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.plumbing.files import require_writable, write_atomic
-from hyperbolic_clap.plumbing.flags import Parser, add_shared_flags, at_least
+from hyperbolic_clap.plumbing.flags import Parser, add_shared_flags, at_least, data_config, encoder_config
 from hyperbolic_clap.plumbing.run import run
 from hyperbolic_clap.reporting.disk import draw_disk
 from hyperbolic_clap.reporting.pictures import draw_gains, draw_losses, draw_reliability, draw_similarities
@@ -77,11 +77,21 @@ def main(args: argparse.Namespace) -> None:
         "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "legend.frameon": False, "svg.hashsalt": "0", "text.parse_math": False,
     }
-    draw = {"losses": draw_losses, "disk": draw_disk, "gains": draw_gains, "similarities": draw_similarities,
-            "reliability": draw_reliability}  # fmt: skip
-    figure = draw[args.picture](args)
+    figure = draw(args)
     write_atomic(args.output, lambda temporary: save(figure, temporary, args.output.suffix[1:].lower()))
     log.info("%s", args.output)
+
+
+def draw(args: argparse.Namespace):
+    """The figure of a sub-command."""
+    if args.picture == "losses":
+        return draw_losses(args.setup)
+    if args.picture == "disk":
+        return draw_disk(data_config(args), encoder_config(args), args.projection_checkpoint)
+    if args.picture == "gains":
+        return draw_gains(args.results, args.class_labels, args.classes, args.min_clips)
+    picture = {"similarities": draw_similarities, "reliability": draw_reliability}[args.picture]
+    return picture(args.results, args.class_labels)
 
 
 def save(figure, path: Path, form: str) -> None:

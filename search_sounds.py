@@ -18,10 +18,20 @@ import re
 import sys
 from pathlib import Path
 
-from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
 from hyperbolic_clap.plumbing.files import require_outputs, write_atomic, write_json
-from hyperbolic_clap.plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least, is_utf8
+from hyperbolic_clap.plumbing.flags import (
+    Parser,
+    add_projector_flags,
+    add_shared_flags,
+    arguments,
+    at_least,
+    data_config,
+    encoder_config,
+    files_read,
+    is_utf8,
+    projector_config,
+)
 from hyperbolic_clap.plumbing.run import describe_run, run
 
 MAX_QUERY = 1000  # characters; CLAP's text tower reads far fewer
@@ -32,7 +42,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("query", nargs="*", help="texts to search by")
     add_shared_flags(parser)
-    add_head_flags(parser)
+    add_projector_flags(parser)
     add = parser.add_argument
     add("--like", type=Path, action="append", default=[], metavar="FILE", help="a sound to search by; several times")
     add("--num-samples", type=at_least(1), default=None, help="search among the first N usable clips (default: all)")
@@ -46,36 +56,34 @@ def parser() -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     check_queries(args)
-    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline
-    from hyperbolic_clap.embedding.texts import read_prompts
+    from hyperbolic_clap.embedding.pipeline import use_all
     from hyperbolic_clap.inference.search import nearest, project
-    from hyperbolic_clap.projector.projector import open_projector
+    from hyperbolic_clap.projector.opening import open_pipeline
 
-    device = choose_device(args.device)
-    projector = open_projector(args, device)
-    sources = EmbeddingPipeline(args, device, prompts=projector.prompts(read_prompts(args)), labelled=False)
-    projector.require_model(sources.encoder)
+    data, encoder, chosen = data_config(args), encoder_config(args), projector_config(args)
+    model, pipeline = open_pipeline(data, encoder, chosen, labelled=False)
+    projector = model.projector
     saved = args.save_audio and args.save_audio / "any"
-    require_outputs([args.output_json, saved], [*sources.inputs, *args.like])
+    require_outputs([args.output_json, saved], [*files_read(args), *pipeline.folder.files, *args.like])
     if projector.prototypes:
         warn(f"{args.projection_checkpoint} has prototypes, which search does not use: it compares with texts alone")
-    queries = {**text_queries(args, sources, projector), **sound_queries(args, sources, projector)}
-    rows, audio, skipped = sources.embed_rows(lambda labels, matches: None)
+    queries = {**text_queries(args, model), **sound_queries(args, model)}
+    embedded = pipeline.embed_rows(use_all)
+    rows = embedded.rows
     if not len(rows):
         raise UserError(f"no row of {args.parquet_dir} can be used; the reasons stand above")
     if args.top_k > len(rows):
         warn(f"--top-k {args.top_k} is more than the {len(rows)} clips there are; all of them are listed")
-    found = nearest(projector, project(projector, audio), list(queries.values()), args.top_k)
+    found = nearest(projector, project(projector, embedded.audio), list(queries.values()), args.top_k)
     report = [describe(query, rows, *best) for query, best in zip(queries, found, strict=True)]
     for entry in report:
         show(entry)
     if args.output_json:
-        model = projector.describe(sources.encoder, sources.prompt)
-        model |= {"prototypes": None} if projector.prototypes else {}
-        info = describe_run(args, device, 1) | {"clips": sources.counts(rows, skipped)}
-        write_json(args.output_json, {"test_info": info, "model_info": model, "queries": report})
+        about = model.describe() | ({"prototypes": None} if projector.prototypes else {})
+        info = describe_run(arguments(args), model.device, 1) | {"clips": embedded.counts}
+        write_json(args.output_json, {"test_info": info, "model_info": about, "queries": report})
     if args.save_audio:
-        save_audio(args.save_audio, report, sources.folder)
+        save_audio(args.save_audio, report, pipeline.folder)
 
 
 def check_queries(args: argparse.Namespace) -> None:
@@ -91,30 +99,30 @@ def check_queries(args: argparse.Namespace) -> None:
             raise UserError(f"a query has {len(text)} characters; up to {MAX_QUERY} are accepted")
 
 
-def text_queries(args: argparse.Namespace, sources, projector) -> dict:
-    """{text: its (B, D) vectors}: one, or those of its branch."""
+def text_queries(args: argparse.Namespace, model) -> dict:
+    """{text: its (B, D) vectors}: one, or those of its subtree."""
     from hyperbolic_clap.metrics.ontology import audioset
     from hyperbolic_clap.metrics.superclasses import branch_of
 
     tree = audioset()
-    branches = {text: (branch_of(text, tree) if args.branches else []) for text in args.query}
-    for text, branch in branches.items():
-        if branch:
-            log.info("%s: an inner class, answered by the %d texts of its branch", text, len(branch))
-    return {text: projector.text(sources.texts_of(branch or [text])) for text, branch in branches.items()}
+    subtrees = {text: (branch_of(text, tree) if args.branches else []) for text in args.query}
+    for text, subtree in subtrees.items():
+        if subtree:
+            log.info("%s: a superclass, answered by the %d texts of its subtree", text, len(subtree))
+    return {text: model.projector.text(model.embedder.texts_of(some or [text])) for text, some in subtrees.items()}
 
 
-def sound_queries(args: argparse.Namespace, sources, projector) -> dict:
+def sound_queries(args: argparse.Namespace, model) -> dict:
     """{path: its (1, D) vector}; UserError for a file that is no sound."""
     from hyperbolic_clap.embedding.files import embed_files, find_sounds
 
     missing = [path for path in args.like if not path.is_file()]
     if missing:
         raise UserError(f"--like {missing[0]} is no file")
-    files, audio, skipped = embed_files(find_sounds(args.like), sources.encoder, sources.cache)
+    files, audio, skipped = embed_files(find_sounds(args.like), model.embedder)
     for reason, entry in skipped.report().items():
         raise UserError(f"--like {entry['first'][0]} cannot be used: {reason}")
-    return {str(path): projector.audio(vector[None]) for path, vector in zip(files, audio, strict=True)}
+    return {str(path): model.projector.audio(vector[None]) for path, vector in zip(files, audio, strict=True)}
 
 
 def describe(query: str, rows, positions, similarities) -> dict:

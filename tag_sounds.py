@@ -20,17 +20,19 @@ import io
 import sys
 from pathlib import Path
 
-from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
 from hyperbolic_clap.plumbing.files import require_outputs, require_writable, write_atomic, write_json
 from hyperbolic_clap.plumbing.flags import (
     Parser,
-    add_head_flags,
     add_model_flags,
+    add_projector_flags,
+    arguments,
     at_least,
+    encoder_config,
     files_read,
     fraction,
     positive,
+    projector_config,
 )
 from hyperbolic_clap.plumbing.run import describe_run, run
 
@@ -43,7 +45,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("sounds", type=Path, nargs="+", help="sound files, or folders with them")
     add_model_flags(parser)
-    add_head_flags(parser)
+    add_projector_flags(parser)
     add = parser.add_argument
     add("--top-k", type=at_least(1), default=5, help="classes shown of each file (default: 5)")
     add("--branches", action=argparse.BooleanOptionalAction, default=False,
@@ -58,35 +60,32 @@ def parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> None:
+    check_flags(args)
+    from hyperbolic_clap.embedding.files import find_sounds
+    from hyperbolic_clap.inference.tagging import Tagger
+    from hyperbolic_clap.projector.opening import open_model
+
+    files = find_sounds(args.sounds)
+    model = open_model(encoder_config(args), projector_config(args))
+    calibration = model.projector.calibration or None
+    if not calibration:
+        warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
+    require_outputs([args.output_json], [*files_read(args), *files])
+    if args.timeline:
+        check_targets(args.output_dir, files)
+    found, skipped = (timelines if args.timeline else tags)(args, files, Tagger(model, args.branches))
+    if args.output_json:
+        info = describe_run(arguments(args), model.device, 1) | {"skipped": skipped}
+        about = model.describe() | {"calibration": calibration}
+        write_json(args.output_json, {"test_info": info, "model_info": about, "files": found})
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """UserError for flags that contradict each other, before anything is loaded."""
     if args.projection_checkpoint is None:
         raise UserError("tagging needs a trained projector, for its probabilities; give --projection-checkpoint")
     if args.timeline and (args.hop > args.window or args.window > LONGEST):
         raise UserError(f"--window {args.window:g} must be {LONGEST:g} at most, and --hop {args.hop:g} at most that")
-    from hyperbolic_clap.embedding.files import find_sounds
-    from hyperbolic_clap.embedding.pipeline import open_encoder
-    from hyperbolic_clap.embedding.texts import read_prompts
-    from hyperbolic_clap.inference.tagging import Tagger
-    from hyperbolic_clap.projector.projector import open_projector
-    from hyperbolic_clap.reading.labels import ClassList
-
-    files = find_sounds(args.sounds)
-    classes = ClassList.read(args.class_labels)
-    device = choose_device(args.device)
-    projector = open_projector(args, device)
-    if not projector.calibration:
-        warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
-    encoder, cache, _ = open_encoder(args, device)
-    projector.require_model(encoder)
-    require_outputs([args.output_json], [*files_read(args), *files])
-    if args.timeline:
-        check_targets(args.output_dir, files)
-    prompts = projector.prompts(read_prompts(args))
-    tagger = Tagger(projector, classes.names, encoder, cache, prompts, args.branches)
-    found, skipped = (timelines if args.timeline else tags)(args, files, tagger)
-    if args.output_json:
-        model = projector.describe(encoder, "\n".join(prompts)) | {"calibration": projector.calibration or None}
-        info = describe_run(args, device, 1) | {"skipped": skipped}
-        write_json(args.output_json, {"test_info": info, "model_info": model, "files": found})
 
 
 def check_targets(folder: Path, files: list[Path]) -> None:
@@ -113,8 +112,7 @@ def tags(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict
     """
     from hyperbolic_clap.embedding.files import embed_files
 
-    used, audio, skipped = embed_files(files, tagger.encoder, tagger.cache, workers=args.workers,
-                                       batch_size=args.encode_batch_size)  # fmt: skip
+    used, audio, skipped = embed_files(files, tagger.embedder, args.workers, args.encode_batch_size)
     skipped.tell()
     if not used:
         raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")

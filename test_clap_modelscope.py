@@ -18,18 +18,27 @@ import sys
 import time
 from pathlib import Path
 
-from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import log
 from hyperbolic_clap.plumbing.files import require_outputs, write_json
-from hyperbolic_clap.plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
-from hyperbolic_clap.plumbing.run import describe_run, run
+from hyperbolic_clap.plumbing.flags import (
+    Parser,
+    add_projector_flags,
+    add_shared_flags,
+    arguments,
+    at_least,
+    data_config,
+    encoder_config,
+    files_read,
+    projector_config,
+)
+from hyperbolic_clap.plumbing.run import describe_test, run
 
 
 def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
     """The command line of the manual; always_hyperbolic makes --use-hyperbolic a fact instead of a flag."""
     parser = Parser(doc)
     add_shared_flags(parser)
-    add_head_flags(parser, always_hyperbolic)
+    add_projector_flags(parser, always_hyperbolic)
     add = parser.add_argument
     add("--num-samples", type=at_least(2), default=100, help="the first N usable clips (default: 100)")
     add("--output-json", type=Path, default=None, help="default: results_<kind>_<time>.json in this folder")
@@ -41,38 +50,27 @@ def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
-    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, unlabelled
-    from hyperbolic_clap.embedding.texts import read_prompts
+    from hyperbolic_clap.embedding.pipeline import skip_unlabelled
     from hyperbolic_clap.plumbing.ranks import open_ranks
-    from hyperbolic_clap.projector.projector import open_projector
+    from hyperbolic_clap.projector.opening import open_pipeline
     from hyperbolic_clap.results.evaluation import evaluate
     from hyperbolic_clap.results.files import save_scores
 
-    device = choose_device(args.device)
-    projector = open_projector(args, device)
-    prompts = projector.prompts(read_prompts(args))
-    ranks = open_ranks()
-    sources = EmbeddingPipeline(args, device, ranks, prompts)
-    projector.require_model(sources.encoder)
-    output = args.output_json or default_output(projector)
+    data, encoder, projector, ranks = data_config(args), encoder_config(args), projector_config(args), open_ranks()
+    model, pipeline = open_pipeline(data, encoder, projector, ranks=ranks)
+    output = args.output_json or default_output(model.projector)
     if not ranks.rank:
-        require_outputs((output, args.save_scores), sources.inputs)
-    material = sources.embed(unlabelled)
-    if material is None:
+        require_outputs((output, args.save_scores), [*files_read(args), *pipeline.folder.files])
+    clips = pipeline.embed(skip_unlabelled)
+    if clips is None:  # a rank above 0, whose vectors rank 0 has now
         return ranks.close()
-    tensors, evaluation = evaluate(material, projector, args.top_k)
-    info = describe_run(args, device, ranks.size) | {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-        "classes": len(material.classes),
-        "class_names": material.classes.names,
-        "clips": material.counts,
-        "seconds": round(time.time() - started, 3),
-    }
+    tensors, evaluation = evaluate(clips, model.projector, args.top_k)
+    facts = {"classes": len(clips.classes), "class_names": clips.classes.names, "clips": clips.counts}
+    info = describe_test(arguments(args), model.device, ranks.size, started, **facts)
     if args.save_scores:
         save_scores(args.save_scores, tensors)
         info["scores"] = os.path.relpath(args.save_scores, output.parent)
-    model = projector.describe(sources.encoder, sources.prompt)
-    write_json(output, {"test_info": info, "model_info": model} | evaluation)
+    write_json(output, {"test_info": info, "model_info": model.describe()} | evaluation)
     for name, value in (evaluation["metrics"] or {}).items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()

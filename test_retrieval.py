@@ -17,18 +17,27 @@ import sys
 import time
 from pathlib import Path
 
-from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import log
 from hyperbolic_clap.plumbing.files import require_outputs, write_json
-from hyperbolic_clap.plumbing.flags import Parser, add_head_flags, add_shared_flags, at_least
-from hyperbolic_clap.plumbing.run import describe_run, run
+from hyperbolic_clap.plumbing.flags import (
+    Parser,
+    add_projector_flags,
+    add_shared_flags,
+    arguments,
+    at_least,
+    data_config,
+    encoder_config,
+    files_read,
+    projector_config,
+)
+from hyperbolic_clap.plumbing.run import describe_test, run
 
 
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     add_shared_flags(parser)
-    add_head_flags(parser)
+    add_projector_flags(parser)
     add = parser.add_argument
     add("--num-samples", type=at_least(2), default=None, help="the first N usable clips (default: all)")
     add("--output-json", type=Path, default=None, help="default: results_retrieval_<kind>_<time>.json in this folder")
@@ -37,33 +46,22 @@ def parser() -> Parser:
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
-    from hyperbolic_clap.embedding.pairs import embed_captions
-    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline
-    from hyperbolic_clap.embedding.texts import read_prompts
+    from hyperbolic_clap.embedding.pairs import embed_pairs
     from hyperbolic_clap.plumbing.ranks import open_ranks
-    from hyperbolic_clap.projector.projector import open_projector
+    from hyperbolic_clap.projector.opening import open_pipeline
     from hyperbolic_clap.results.retrieval import evaluate_retrieval
 
-    device = choose_device(args.device)
-    projector = open_projector(args, device)
-    prompts = projector.prompts(read_prompts(args))
-    ranks = open_ranks()
-    sources = EmbeddingPipeline(args, device, ranks, prompts, labelled=False)
-    projector.require_model(sources.encoder)
-    output = args.output_json or default_output(projector)
+    data, encoder, projector, ranks = data_config(args), encoder_config(args), projector_config(args), open_ranks()
+    model, pipeline = open_pipeline(data, encoder, projector, labelled=False, ranks=ranks)
+    output = args.output_json or default_output(model.projector)
     if not ranks.rank:
-        require_outputs([output], sources.inputs)
-    material = embed_captions(sources)
-    if material is None:
+        require_outputs([output], [*files_read(args), *pipeline.folder.files])
+    pairs = embed_pairs(pipeline)
+    if pairs is None:  # a rank above 0, whose vectors rank 0 has now
         return ranks.close()
-    evaluation = evaluate_retrieval(material, projector)
-    info = describe_run(args, device, ranks.size) | {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-        "clips": material.counts,
-        "seconds": round(time.time() - started, 3),
-    }
-    model = projector.describe(sources.encoder, sources.prompt)
-    write_json(output, {"test_info": info, "model_info": model} | evaluation)
+    evaluation = evaluate_retrieval(pairs, model.projector)
+    info = describe_test(arguments(args), model.device, ranks.size, started, clips=pairs.counts)
+    write_json(output, {"test_info": info, "model_info": model.describe()} | evaluation)
     for way, values in evaluation["metrics"].items():
         log.info("%s: %s", way, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     ranks.close()

@@ -17,23 +17,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
 from pathlib import Path
 
-from hyperbolic_clap.plumbing.device import choose_device
-from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.plumbing.config import ProjectorConfig
+from hyperbolic_clap.plumbing.errors import log
 from hyperbolic_clap.plumbing.flags import (
     Parser,
     add_shared_flags,
+    arguments,
     at_least,
+    data_config,
+    encoder_config,
     fraction,
     not_negative,
     positive,
-    scale,
+    positive_up_to_100,
+    run_config,
     seed,
     share,
+    train_config,
 )
 from hyperbolic_clap.plumbing.run import describe_run, run
 
@@ -65,22 +67,23 @@ def parser() -> Parser:
     )
     add(
         "--loss",
-        choices=("sigmoid", "contrastive", "softmax"),
+        metavar="NAME",
         default=None,
         help="against the class list (sigmoid, softmax) or the batch's labels or captions (contrastive); default: "
         "sigmoid, with captions contrastive",
     )
     add(
         "--similarity",
-        choices=("hyperbolic", "cosine"),
+        metavar="NAME",
         default="hyperbolic",
-        help="cosine trains the fair control: the same projector, data, loss and budget (default: hyperbolic)",
+        help="how audio and text are compared; cosine trains the fair control: the same projector, data, loss and "
+        "budget (default: hyperbolic)",
     )
     add("--output-dim", type=at_least(2), default=512, help="dimensions after the projector (default: 512)")
     add("--audio-radius", type=positive, default=0.5, help="common tangent norm of audio (default: 0.5)")
     add(
         "--logit-scale",
-        type=scale,
+        type=positive_up_to_100,
         default=None,
         help="of the similarity in the loss at the start, at most 100; it is learned (default: 1/0.07 = 14.29)",
     )
@@ -127,111 +130,27 @@ def parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> None:
-    check(args)
-    captions = args.text == "captions"
-    from hyperbolic_clap.embedding.pairs import embed_captions
-    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, reason_against
+    from hyperbolic_clap.embedding.pairs import embed_pairs
+    from hyperbolic_clap.embedding.pipeline import skip_untrainable
     from hyperbolic_clap.plumbing.ranks import open_ranks
-    from hyperbolic_clap.training.calibration import calibration
-    from hyperbolic_clap.training.caption_trainer import CaptionTrainer
-    from hyperbolic_clap.training.groups import groups, require_column
-    from hyperbolic_clap.training.split import fingerprint, split_by_video
+    from hyperbolic_clap.projector.opening import open_pipeline
+    from hyperbolic_clap.training.fit import fit, open_output, require_trainable, split_clips
     from hyperbolic_clap.training.trackers import open_tracker, require
-    from hyperbolic_clap.training.trainer import Settings, Trainer
 
-    ranks = open_ranks()
-    require(args.log_to)
-    device = choose_device(args.device)
-    sources = EmbeddingPipeline(args, device, ranks, labelled=not captions)
-    encoder = sources.encoder
-    require_column(sources.folder, args.split_by)
-    if args.output_dim > encoder.embed_dim:
-        raise UserError(f"--output-dim {args.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}")
-    output = None if ranks.rank else open_output(args, device, ranks, encoder)
-    tracker = None if ranks.rank else open_tracker(args.log_to, args.output_dir)
-    material = embed_captions(sources) if captions else sources.embed(reason_against)
-    if material is None:
+    config, data, run_in = train_config(args), data_config(args), run_config(args)
+    require(run_in.log_to)
+    ranks, encoder = open_ranks(), encoder_config(args)
+    model, pipeline = open_pipeline(data, encoder, ProjectorConfig(), labelled=not config.captions, ranks=ranks)
+    require_trainable(config, pipeline)
+    if not ranks.rank:
+        told = describe_run(arguments(args) | {"loss": config.loss}, model.device, ranks.size)
+        output, tracker = open_output(run_in, told, model), open_tracker(run_in.log_to, run_in.output_dir)
+    clips = embed_pairs(pipeline) if config.captions else pipeline.embed(skip_untrainable)
+    if clips is None:  # a rank above 0, whose vectors rank 0 has now
         return ranks.close()
-
-    together = groups(sources.folder, material.rows, args.split_by)
-    train, validation = split_by_video(together, args.train_ratio, args.seed)
-    output.count(material, train, validation)
-    settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
-    audio, truth, text = (tensor.to(device) for tensor in material.tensors())
-    data = ThreadPoolExecutor(1).submit(fingerprint, *material.tensors(), train)
-    trainer = (CaptionTrainer if captions else Trainer)(settings, audio, truth, text, train, validation)
-    model = cache(partial(about, args, sources, material, train, settings, data))
-    calibrated = not captions and not args.prototypes  # what prototypes add is no part of the logits
-    done = output.resume(model, trainer)
-    for figures in () if output.stalled(args.patience) else trainer.epochs(first=done + 1):
-        output.keep(figures | trainer.state() | model() | (calibration(trainer) if calibrated else {}))
-        tracker.log(figures["epoch"], figures)
-        log.info(describe(figures))
-        if output.stalled(args.patience):
-            log.info("no better epoch in %d epochs: stopped", args.patience)
-            break
-    tracker.close()
+    fit(config, clips, split_clips(config, pipeline, clips), model, output, tracker)
     ranks.close()
     log.info("best: %s", output.best_path)
-
-
-def check(args: argparse.Namespace) -> None:
-    """UserError for flags that contradict each other; sets the loss that goes with --text if none was given."""
-    if args.learn_c and args.similarity != "hyperbolic":
-        similarity = f"--similarity {args.similarity}"
-        raise UserError(f"--learn-c has no meaning with {similarity}, which has no c; leave one of them out")
-    captions = args.text == "captions"
-    for flag, given in (("--loss softmax", args.loss == "softmax"), ("--prototypes", args.prototypes)):
-        if captions and given:
-            raise UserError(f"{flag} needs a class list, which --text captions does not have; leave it out")
-    args.loss = args.loss or ("contrastive" if captions else "sigmoid")
-
-
-def about(args: argparse.Namespace, sources, material, train, settings, data) -> dict:
-    """What a checkpoint says of the models, the prompt and the data behind it, and its prototypes.
-
-    data: a future of the data's fingerprint, since hashing a million vectors takes seconds, beside the first steps.
-    """
-    from hyperbolic_clap.projector.prototypes import prototypes
-
-    identity = {"prompt": sources.prompt} | settings.identity()
-    identity |= {"split_by": args.split_by} if args.split_by != "video_id" else {}
-    identity |= {"prototypes": args.prototypes} if args.prototypes else {}
-    kept = {"text": args.text}
-    if args.prototypes and args.text == "labels":
-        kept |= prototypes(args.prototypes, material.audio[train], material.targets[train], material.classes.names)
-    encoder = sources.encoder
-    model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": sources.prompt}
-    return model | {"embed_dim": encoder.embed_dim, "identity": identity | {"data": data.result()}} | kept
-
-
-def open_output(args: argparse.Namespace, device, ranks, encoder):
-    """The RunFolder of this run; under torchrun it is resumed when the ranks were restarted."""
-    from hyperbolic_clap.training.run_folder import RunFolder
-
-    setup = describe_run(args, device, ranks.size) | {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "convention": "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|",
-        "clap_model": encoder.name,
-        "clap_sha256": encoder.sha256,
-        "clips": None,
-        "epochs": [],
-        "best_epoch": None,
-    }
-    output = RunFolder(args.output_dir, setup, args.resume or ranks.remembers("run folder"))
-    ranks.remember("run folder")
-    return output
-
-
-def describe(result: dict) -> str:
-    """One log line of an epoch; a figure without ground shows as nan."""
-    return (
-        "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
-        "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f} and bias "
-        "{logit_bias:.2f}, radius of audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text "
-        "{text_radius_mean:.2f} +- {text_radius_std:.2f}, near the boundary "
-        "{audio_near_boundary:.1%} and {text_near_boundary:.1%}, c {c:g}"
-    ).format(**{name: float("nan") if value is None else value for name, value in result.items()})
 
 
 if __name__ == "__main__":

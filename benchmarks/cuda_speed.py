@@ -23,8 +23,8 @@ def main(args) -> None:
 
     from CLAP.encoder import Encoder
     from data import ParquetFolder
+    from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.plumbing.device import choose_device
-    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
     from hyperbolic_clap.reading.labels import ClassList
 
     device = choose_device(args.device)
@@ -132,7 +132,8 @@ def training(device, args) -> None:
     """Microseconds of a training step, the device waits in it, and 10 epochs over 10,000 clips."""
     import torch
 
-    from hyperbolic_clap.training.trainer import Settings, Trainer
+    from hyperbolic_clap.plumbing.config import TrainConfig
+    from hyperbolic_clap.training.trainer import Trainer
 
     draw = torch.Generator().manual_seed(0)
     count = args.training_clips
@@ -143,7 +144,7 @@ def training(device, args) -> None:
     rows = []
     for similarity in ("hyperbolic", "cosine"):
         for dim in (512, 64):
-            settings = Settings(similarity=similarity, output_dim=dim, epochs=1)
+            settings = TrainConfig(similarity=similarity, output_dim=dim, epochs=1)
             trainer = Trainer(settings, unit[0], targets, unit[1], order, order[:1024])
             steps = -(-count // settings.batch_size)
             with quiet():

@@ -140,7 +140,7 @@ def heads(home: Home, args) -> None:
     import numpy as np
 
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.results import files
     from hyperbolic_clap.results.measures import Measures
 

@@ -22,7 +22,7 @@ def main() -> None:
     from data import ParquetFolder, decode
     from hyperbolic_clap.embedding.clips import embed_clips
     from hyperbolic_clap.embedding.store import EmbeddingCache
-    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.reading.labels import ClassList
 
     with tempfile.TemporaryDirectory() as name:

@@ -26,8 +26,8 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import Clip, ParquetFolder, decode
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import RowError, UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.reading.audio import MAX_SAMPLES
 from hyperbolic_clap.reading.labels import ClassList
 

@@ -66,11 +66,11 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
     import torch
 
     from data import ParquetFolder
-    from hyperbolic_clap.embedding.pipeline import reason_against
+    from hyperbolic_clap.embedding.pipeline import skip_untrainable
     from hyperbolic_clap.embedding.row_index import embed_rows
     from hyperbolic_clap.embedding.texts import embed_classes
+    from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.plumbing.file_index import FileIndex
-    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
     from hyperbolic_clap.reading.labels import ClassList
     from hyperbolic_clap.training.groups import groups, require_column
 
@@ -80,7 +80,7 @@ def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: 
     def embed(folder: Path, column: str = "video_id") -> Folder:
         whole = ParquetFolder(folder, classes)
         require_column(whole, column)
-        rows, audio, *_ = embed_rows(whole, FileIndex(None), (0, whole.num_rows), encoder, cache, reason_against)
+        rows, audio, *_ = embed_rows(whole, FileIndex(None), (0, whole.num_rows), encoder, cache, skip_untrainable)
         return Folder(audio, torch.from_numpy(rows.targets), groups(whole, rows, column))
 
     return Data(
@@ -181,7 +181,7 @@ def best(trainer):
     with quiet():
         for record in trainer.epochs():
             if lowest is None or record["val_loss"] < lowest:
-                lowest, found = record["val_loss"], copy.deepcopy((trainer.projector, trainer.scale))
+                lowest, found = record["val_loss"], copy.deepcopy((trainer.projector, trainer.logit_scale))
     return found
 
 

@@ -31,10 +31,10 @@ class Trial:
 
     def settings(self, side: str, loss: str, dim: int):
         """In the training script's own flags."""
-        from hyperbolic_clap.training.trainer import Settings
+        from hyperbolic_clap.plumbing.config import TrainConfig
 
         known, radius = SIDES[side], self.audio_radius
-        return Settings(
+        return TrainConfig(
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, audio_radius=radius,
             loss=loss, output_dim=dim, seed=0, **known,
             logit_scale=self.scale and (self.scale if side == "cosine" else self.scale / (2 * radius)),
@@ -66,9 +66,9 @@ def trials() -> list[Trial]:
 
 def flags(settings) -> str:
     """What differs from the defaults, as the training script's flags."""
-    from hyperbolic_clap.training.trainer import Settings
+    from hyperbolic_clap.plumbing.config import TrainConfig
 
-    default = asdict(Settings())
+    default = asdict(TrainConfig())
     changed = {name: value for name, value in asdict(settings).items() if value != default[name] and name != "seed"}
     return " ".join(f"--{name.replace('_', '-')} {value if isinstance(value, str) else f'{value:g}'}"
                     for name, value in changed.items())  # fmt: skip

@@ -27,7 +27,7 @@ class Tree(Data):
 def with_tree(data: Data, checkpoint: str) -> Tree:
     from hyperbolic_clap.embedding.texts import embed_classes
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.reading.labels import ClassList
 
     nodes = embed_classes(audioset().names[1:], *geometry_runs.open_encoder(checkpoint))
@@ -76,7 +76,7 @@ def head_of(projector=None, scale=None):
 
     head = Projector(None, torch.device("cpu"))
     if projector is not None:
-        head.module, head.logits, head.content = projector, scale, {"similarity": projector.similarity}
+        head.module, head.logit_scale, head.content = projector, scale, {"similarity": projector.similarity}
     return head
 
 
@@ -194,7 +194,7 @@ def add_cones(trainer, weight: float) -> None:
     child, parent = zip(*((i, p) for i, some in enumerate(tree.parents) for p in some if p), strict=True)
     child, parent = (torch.tensor(part) - 1 for part in (child, parent))
     clip, label = trainer.targets[trainer.train].nonzero().T
-    c = trainer.settings.c
+    c = trainer.config.c
 
     def loss(logits, targets):
         if not torch.is_grad_enabled():  # the validation chooses by the same loss as without the cones

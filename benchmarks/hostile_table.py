@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import ParquetFolder, decode
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import RowError, UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.reading.labels import ClassList
 
 

@@ -58,7 +58,8 @@ def trainer(train: int):
     """A Trainer on random unit vectors with 527 classes, 512 dimensions and batches of 16."""
     import torch
 
-    from hyperbolic_clap.training.trainer import Settings, Trainer
+    from hyperbolic_clap.plumbing.config import TrainConfig
+    from hyperbolic_clap.training.trainer import Trainer
 
     draw = torch.Generator().manual_seed(0)
     audio, text = (torch.nn.functional.normalize(torch.randn(n, 512, generator=draw), dim=1)
@@ -66,7 +67,7 @@ def trainer(train: int):
     targets = torch.rand(len(audio), 527, generator=draw) < 0.005
     rows = torch.arange(len(audio))
     with quiet():
-        return Trainer(Settings(), audio, targets, text, rows[:train], rows[train:])
+        return Trainer(TrainConfig(), audio, targets, text, rows[:train], rows[train:])
 
 
 def stores(home: Path, table, args) -> None:

@@ -25,10 +25,11 @@ from pathlib import Path
 
 from material import machine, quiet
 
+from hyperbolic_clap.plumbing.config import DEFAULT_CHECKPOINT
 from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import RowError, UserError, log
 from hyperbolic_clap.plumbing.files import require_writable, write_atomic, write_json
-from hyperbolic_clap.plumbing.flags import DEFAULT_CHECKPOINT, Parser, at_least, template
+from hyperbolic_clap.plumbing.flags import Parser, at_least, template
 from hyperbolic_clap.plumbing.run import run
 from hyperbolic_clap.plumbing.versions import versions
 
@@ -228,9 +229,9 @@ class Work:
 
     def _head(self, number: int, side: str, dim: int) -> tuple[float, list]:
         """The learning rate that validation chooses for a head in a round, and its test scores for each seed."""
-        from hyperbolic_clap.training.trainer import Settings
+        from hyperbolic_clap.plumbing.config import TrainConfig
 
-        base = Settings(epochs=self.args.epochs, output_dim=dim, **SIDES[side])
+        base = TrainConfig(epochs=self.args.epochs, output_dim=dim, **SIDES[side])
         tried = {rate: self._fit(number, replace(base, learning_rate=rate, seed=0)) for rate in RATES}
         rate = max(tried, key=lambda rate: tried[rate][0])
         others = [self._fit(number, replace(base, learning_rate=rate, seed=s)) for s in range(1, self.args.seeds)]

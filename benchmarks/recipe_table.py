@@ -95,11 +95,11 @@ def search(executor, side: str, folders: dict) -> list[list]:
     """The rows of one similarity: every recipe with its strengths chosen on validation, on every folder."""
     import numpy as np
 
-    from hyperbolic_clap.training.trainer import Settings
+    from hyperbolic_clap.plumbing.config import TrainConfig
 
     runs = {
         (plan, schedule): [
-            executor.submit(run, replace(Settings(**SIDES[side], **changes), lr_schedule=schedule, seed=seed))
+            executor.submit(run, replace(TrainConfig(**SIDES[side], **changes), lr_schedule=schedule, seed=seed))
             for seed in range(SEEDS)
         ]
         for plan, changes in PLANS.items()

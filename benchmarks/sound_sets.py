@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import Clip, ParquetFolder  # noqa: E402
+from hyperbolic_clap.plumbing.config import CLASS_LABELS  # noqa: E402
 from hyperbolic_clap.plumbing.errors import UserError, warn  # noqa: E402
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS  # noqa: E402
 from hyperbolic_clap.reading.labels import ClassList  # noqa: E402
 
 

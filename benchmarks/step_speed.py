@@ -12,7 +12,8 @@ from material import parse, print_table, quiet, seconds
 def main() -> None:
     import torch
 
-    from hyperbolic_clap.training.trainer import Settings, Trainer
+    from hyperbolic_clap.plumbing.config import TrainConfig
+    from hyperbolic_clap.training.trainer import Trainer
 
     draw = torch.Generator().manual_seed(0)
     audio = torch.nn.functional.normalize(torch.randn(10_000, 512, generator=draw), dim=1)
@@ -23,7 +24,7 @@ def main() -> None:
     rows = []
     for similarity in ("hyperbolic", "cosine"):
         for dim in (512, 64):
-            settings = Settings(similarity=similarity, output_dim=dim)
+            settings = TrainConfig(similarity=similarity, output_dim=dim)
             trainer = Trainer(settings, audio, targets, text, order[:8000], order[8000:])
             with quiet():
                 time = seconds(lambda trainer=trainer: list(trainer.epochs()))

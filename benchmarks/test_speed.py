@@ -19,7 +19,7 @@ def pipeline_seconds(checkpoint: Path, folder: Path) -> float:
     from transformers import pipeline
 
     from data import ParquetFolder, decode
-    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.reading.labels import ClassList
 
     clips = [c for c, _ in zip(ParquetFolder(folder, ClassList.read(CLASS_LABELS)), range(TIMED), strict=False)]

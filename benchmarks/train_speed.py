@@ -22,7 +22,7 @@ def straightforward(checkpoint: Path, folder: Path) -> tuple[float, float]:
     from transformers import ClapModel, ClapProcessor
 
     from data import ParquetFolder, decode
-    from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+    from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.reading.labels import ClassList
 
     classes = ClassList.read(CLASS_LABELS)

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from hyperbolic_clap.plumbing.config import CLASS_LABELS  # noqa: E402
 from hyperbolic_clap.plumbing.errors import UserError, first_line, log  # noqa: E402
 from hyperbolic_clap.plumbing.files import write_atomic  # noqa: E402
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS, Parser, at_least, seed  # noqa: E402
+from hyperbolic_clap.plumbing.flags import Parser, at_least, seed  # noqa: E402
 from hyperbolic_clap.plumbing.run import run  # noqa: E402
 from hyperbolic_clap.reading.labels import ClassList  # noqa: E402
 

@@ -69,7 +69,7 @@ from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrained
 from CLAP.logmel import LogMel  # noqa: E402
 from data import ParquetFolder, decode  # noqa: E402
 from hyperbolic_clap.metrics.classification import metrics  # noqa: E402
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS  # noqa: E402
+from hyperbolic_clap.plumbing.config import CLASS_LABELS  # noqa: E402
 from hyperbolic_clap.reading.labels import ONTOLOGY, ClassList  # noqa: E402
 from hyperbolic_clap.training.split import split_by_video  # noqa: E402
 

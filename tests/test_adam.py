@@ -47,8 +47,9 @@ def test_the_same_bits_as_torch_also_when_it_goes_on_from_a_state(switched):
 
 def test_training_imports_neither_the_compiler_nor_what_only_metrics_need():
     code = "import sys\nfrom hyperbolic_clap.embedding import pipeline\n"
+    code += "from hyperbolic_clap.plumbing.config import TrainConfig\n"
     code += "from hyperbolic_clap.training import run_folder, split, trainer\n"
-    code += "import torch; t = torch.eye(4); every = torch.arange(4); settings = trainer.Settings(output_dim=4)\n"
+    code += "import torch; t = torch.eye(4); every = torch.arange(4); settings = TrainConfig(output_dim=4)\n"
     code += "list(trainer.Trainer(settings, t, t > 0, t, every[:2], every[2:]).epochs())\n"
     code += "import numpy as np, pyarrow as pa; from hyperbolic_clap.reading.arrays import arrow, arrow_texts\n"
     code += "from hyperbolic_clap.reading.columns import read_columns\n"

@@ -12,8 +12,8 @@ from data import ParquetFolder
 from hyperbolic_clap.embedding.cuda import CudaBatcher
 from hyperbolic_clap.embedding.row_index import embed_rows
 from hyperbolic_clap.embedding.store import EmbeddingCache
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.file_index import FileIndex
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.plumbing.run import run as run_main
 from hyperbolic_clap.reading.labels import ClassList
 
@@ -160,7 +160,7 @@ def rows(tmp_path_factory):
 
 
 def embed(rows, device, cache=None, size=4):
-    options = {"usable": lambda labels, matches: None, "workers": 2, "batch_size": size}
+    options = {"skip_reason": lambda labels, matches: None, "workers": 2, "batch_size": size}
     return embed_rows(rows, FileIndex(None), (0, 9), device, cache or EmbeddingCache(None, ""), **options)
 
 

@@ -19,8 +19,8 @@ from data import ParquetFolder
 from hyperbolic_clap.embedding.clips import embed_clips
 from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
 from hyperbolic_clap.embedding.texts import embed_classes
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.reading.labels import ClassList
 
 CLASSES = ClassList.read(CLASS_LABELS)

@@ -19,10 +19,10 @@ from data import ParquetFolder
 from hyperbolic import tangent_pairwise_distance
 from hyperbolic_clap.embedding.clips import embed_clips
 from hyperbolic_clap.embedding.store import EmbeddingCache
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.config import CLASS_LABELS, TrainConfig
 from hyperbolic_clap.projector import checkpoints
 from hyperbolic_clap.reading.labels import ClassList
-from hyperbolic_clap.training.trainer import Settings, Trainer
+from hyperbolic_clap.training.trainer import Trainer
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device here", allow_module_level=True)
@@ -135,7 +135,7 @@ def trained(device, **changes):
     unit = [torch.nn.functional.normalize(torch.randn(n, 64, generator=draw), dim=1) for n in (300, 40)]
     targets = torch.rand(300, 40, generator=draw) < 0.1
     targets[:, 0] = True
-    settings = Settings(**{"epochs": 3, "output_dim": 16, "learning_rate": 1e-3} | changes)
+    settings = TrainConfig(**{"epochs": 3, "output_dim": 16, "learning_rate": 1e-3} | changes)
     order = torch.arange(300)
     trainer = Trainer(settings, *(x.to(device) for x in (unit[0], targets, unit[1])), order[:240], order[240:])
     return list(trainer.epochs()), trainer

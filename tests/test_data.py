@@ -20,8 +20,8 @@ from hypothesis.extra import numpy as arrays
 
 import data
 from data import Clip, ParquetFolder, decode
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import RowError, UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.reading import audio as audio_reading
 from hyperbolic_clap.reading import cells
 from hyperbolic_clap.reading.labels import ClassList

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hyperbolic
 from hyperbolic import contrastive_loss, tangent_pairwise_distance
-from hyperbolic_clap.training.trainer import Settings, Trainer
+from hyperbolic_clap.plumbing.config import TrainConfig
+from hyperbolic_clap.training.trainer import Trainer
 
 LOOKS = {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "equal", "unique_dim", "_unique2", "masked_select"}
 
@@ -19,7 +20,7 @@ LOOKS = {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "equal", "uniqu
 @pytest.fixture
 def blind(monkeypatch):
     """Tensors of the CPU are treated as those of CUDA from when it is called."""
-    return lambda: monkeypatch.setattr(hyperbolic, "_blind", lambda x: True)
+    return lambda: monkeypatch.setattr(hyperbolic, "_avoids_host_sync", lambda x: True)
 
 
 def edges(dim, dtype, c):
@@ -109,7 +110,7 @@ def looks(settings, steps):
 @pytest.mark.parametrize("loss", ["sigmoid", "contrastive", "softmax"])
 @pytest.mark.parametrize("learn_c", [False, True])
 def test_a_training_step_looks_at_nothing(blind, loss, learn_c):
-    settings = Settings(epochs=1, loss=loss, learn_c=learn_c, output_dim=8)
+    settings = TrainConfig(epochs=1, loss=loss, learn_c=learn_c, output_dim=8)
     before = looks(settings, 3)[0], looks(settings, 6)[0]
     assert before[1] > before[0]  # a look in each step is counted
     blind()
@@ -119,7 +120,7 @@ def test_a_training_step_looks_at_nothing(blind, loss, learn_c):
 
 def test_a_learned_c_that_breaks_is_still_said(blind):
     blind()
-    settings = Settings(epochs=3, learn_c=True, learning_rate=1e6, output_dim=8)
+    settings = TrainConfig(epochs=3, learn_c=True, learning_rate=1e6, output_dim=8)
     draw = torch.Generator().manual_seed(0)
     audio = torch.nn.functional.normalize(torch.randn(32, 8, generator=draw), dim=1)
     targets = torch.eye(8, dtype=torch.bool).repeat(4, 1)

@@ -12,8 +12,8 @@ from benchmarks.material import SMALL, make_checkpoint
 from CLAP.encoder import Encoder
 from CLAP.logmel import LogMel
 from data import ParquetFolder, decode
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.reading.labels import ClassList
 
 CPU = torch.device("cpu")

@@ -36,11 +36,11 @@ def projector(kind: str) -> Projector:
     if kind != "plain":
         torch.manual_seed(0)
         similarity = "cosine" if kind == "cosine" else "hyperbolic"
-        made.projector = HyperbolicProjector(DIM, 4, 1e6 if kind == "flat" else 1.0, 1.0, similarity).eval()
+        made.module = HyperbolicProjector(DIM, 4, 1e6 if kind == "flat" else 1.0, 1.0, similarity).eval()
         made.content = {"similarity": similarity, "c": 1.0, "temperature": 1.0, "epoch": 1, "output_dim": 4}
         if kind == "zero":
-            torch.nn.init.zeros_(made.projector.linear.weight)
-        made.projector.requires_grad_(False)
+            torch.nn.init.zeros_(made.module.linear.weight)
+        made.module.requires_grad_(False)
     return made
 
 

@@ -10,9 +10,8 @@ from test_protocol import Inline
 
 from hyperbolic import expmap0
 from hyperbolic_clap.metrics.ontology import audioset
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.config import CLASS_LABELS, TrainConfig
 from hyperbolic_clap.reading.labels import ClassList
-from hyperbolic_clap.training.trainer import Settings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import geometry_runs  # noqa: E402
@@ -80,7 +79,7 @@ def tree(monkeypatch):
 @pytest.mark.parametrize("part", hierarchy_table.PARTS)
 def test_parts(tree, part):
     sides = {"hyperbolic": {}, "flat": {"c": geometry_runs.FLAT}, "cosine": {"similarity": "cosine"}}
-    settings = {side: Settings(epochs=1, output_dim=8, batch_size=64, **given) for side, given in sides.items()}
+    settings = {side: TrainConfig(epochs=1, output_dim=8, batch_size=64, **given) for side, given in sides.items()}
     rows = hierarchy_table.table(part, hierarchy_table.PARTS[part](Inline(), settings, settings))
     assert {len(row) for row in rows} == {7 + 12} and len({tuple(row[1:5]) for row in rows}) == len(rows)
     by = {tuple(row[1:5]): row[5:] for row in rows}

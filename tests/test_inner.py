@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.superclasses import branch_of, inner_metrics, inner_similarities, log_sum_exp
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ONTOLOGY, ClassList
 from hyperbolic_clap.results.files import read

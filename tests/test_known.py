@@ -16,7 +16,7 @@ from reads import audio_ranges, counted_reads
 from data import ParquetFolder
 from hyperbolic_clap.embedding.clips import embed_clips
 from hyperbolic_clap.plumbing import file_index as known
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.reading.labels import ClassList
 
 TEST = "test_clap_modelscope.py"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.reading.labels import ClassList, normalise
 
 CLASSES = ClassList.read(CLASS_LABELS)

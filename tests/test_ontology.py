@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hyperbolic_clap.metrics.ontology import ROOT, Ontology, class_mean_radius, ontology_metrics, radius_follows_depth
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.reading.labels import ONTOLOGY
 
 

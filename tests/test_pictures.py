@@ -111,7 +111,7 @@ def test_the_palette_keeps_every_colour(trained, results, tmp_path):
 
 def figure_of(kind, trained, results, *more):
     """The figure of a picture, not saved."""
-    return getattr(plot_results, f"draw_{kind}")(arguments(kind, trained, results, *more))
+    return plot_results.draw(arguments(kind, trained, results, *more))
 
 
 def arguments(kind, trained, results, *more):
@@ -158,14 +158,16 @@ def test_the_disk_shows_what_was_fitted(trained, results):
     from matplotlib.collections import PathCollection
     from matplotlib.patches import Circle
 
+    from hyperbolic_clap.plumbing.flags import data_config, encoder_config
     from hyperbolic_clap.reporting import disk
     from hyperbolic_clap.reporting.mds import flatten
 
     figure = figure_of("disk", trained, results)
     (axes,) = figure.axes
-    _, projector, *vectors = disk.tangent_vectors(arguments("disk", trained, results))
-    c = float(projector.c)
-    flat = flatten(*vectors, c)
+    args = arguments("disk", trained, results)
+    clips, projector = disk.embed(data_config(args), encoder_config(args), args.projection_checkpoint)
+    c = projector.c
+    flat = flatten(projector.text(clips.text), projector.audio(clips.audio), c)
     assert f"527 class texts and 12 clips in the Poincare disk (c = {c:g})" in captions(figure)
     assert f"with stress {flat.stress:.3f}" in captions(figure) and f"plane: {flat.flat_stress:.3f}" in captions(figure)
     groups = [group.get_offsets() for group in axes.collections if isinstance(group, PathCollection)][:-2]  # legend's
@@ -224,7 +226,7 @@ def test_reliability_without_calibration_or_head(trained, results, tmp_path):
         return changed(path, tmp_path / name, change)
 
     old = older("old.json", projection_sha256=sha256(content))
-    figure = plot_results.draw_reliability(plot_results.parser().parse_args(["reliability", str(old), "--output", "x"]))
+    figure = plot_results.draw_reliability([old], None)
     assert figure.axes[0].get_legend_handles_labels()[1][0].startswith("before calibration: error")
     assert len(figure.axes[0].lines) == 2 and "One with one curve has none" in captions(figure)
     out = ("--output", tmp_path / "x.png")

@@ -1,15 +1,15 @@
 """Prompts: templates from flags and files, their average, and that training and testing agree on them."""
 
 import json
-from argparse import Namespace
 
 import pytest
 import torch
 from conftest import script
 
 from hyperbolic_clap.embedding.store import EmbeddingCache
-from hyperbolic_clap.embedding.texts import PROMPT, embed_classes, read_prompts
+from hyperbolic_clap.embedding.texts import PROMPT, embed_classes
 from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.flags import Parser, add_model_flags, encoder_config
 
 NAMES = ["Dog", "Rain", "Sine wave"]
 TEMPLATES = ["This is a sound of {label}.", "{label}", "a {label} {recording} of {label}"]
@@ -32,11 +32,18 @@ def test_one_prompt_gives_the_encoder_s_own_bits(encoder):
     assert torch.equal(embed_classes(NAMES, encoder, cache, [PROMPT]), expected)
 
 
+def prompts(*flags) -> tuple[str, ...] | None:
+    """The templates that a command line gives."""
+    parser = Parser("")
+    add_model_flags(parser)
+    return encoder_config(parser.parse_args(list(map(str, flags)))).prompts
+
+
 def test_a_file_of_prompts(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeffa sound of {label}\n\n  {label}, recorded \n", encoding="utf-8")
-    assert read_prompts(Namespace(prompt=None, prompt_file=path)) == ["a sound of {label}", "{label}, recorded"]
-    assert read_prompts(Namespace(prompt=None, prompt_file=None)) is None
+    assert prompts("--prompt-file", path) == ("a sound of {label}", "{label}, recorded")
+    assert prompts() is None
 
 
 @pytest.mark.parametrize(
@@ -46,11 +53,11 @@ def test_bad_files(tmp_path, content, says):
     path = tmp_path / "prompts.txt"
     path.write_text(content)
     with pytest.raises(UserError, match=says):
-        read_prompts(Namespace(prompt=None, prompt_file=path))
+        prompts("--prompt-file", path)
     with pytest.raises(UserError, match="exclude each other"):
-        read_prompts(Namespace(prompt=[PROMPT], prompt_file=path))
+        prompts("--prompt", PROMPT, "--prompt-file", path)
     with pytest.raises(UserError, match="cannot be read"):
-        read_prompts(Namespace(prompt=None, prompt_file=tmp_path / "none.txt"))
+        prompts("--prompt-file", tmp_path / "none.txt")
 
 
 def test_training_and_testing_agree_on_the_prompt(tones, tmp_path):

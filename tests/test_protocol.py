@@ -103,15 +103,15 @@ def test_shares_and_intervals():
 
 
 def test_a_recipe_of_nothing_is_the_run_itself(data):
-    from hyperbolic_clap.training.trainer import Settings
+    from hyperbolic_clap.plumbing.config import TrainConfig
 
-    settings = Settings(epochs=4, learning_rate=1e-3, seed=1)
+    settings = TrainConfig(epochs=4, learning_rate=1e-3, seed=1)
     found, plain = recipe_table.run(settings), geometry_runs.fit(settings)
     for key in ((0.0, 0.0), (None, 0.0)):
         assert (found[key][0] == plain.validation).all() and (found[key][1]["eval"] == plain.scores["eval"]).all()
     gain = found[0.0, 0.4][1]["eval"] - found[0.0, 0.0][1]["eval"]
     assert np.allclose(gain, 4 * (found[0.0, 0.1][1]["eval"] - found[0.0, 0.0][1]["eval"]), atol=1e-4)
-    averaged = geometry_runs.fit(Settings(epochs=4, learning_rate=1e-3, seed=1, average_with_start=0.5))
+    averaged = geometry_runs.fit(TrainConfig(epochs=4, learning_rate=1e-3, seed=1, average_with_start=0.5))
     assert (averaged.scores["eval"] == found[0.5, 0.0][1]["eval"]).all()
 
 

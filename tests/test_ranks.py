@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, TINY, cached, finish, flac, script, tone, tone_rows, write_rows
 
 from data import ParquetFolder
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.ranks import Alone, Progress
 from hyperbolic_clap.reading.labels import ClassList
 

@@ -14,9 +14,9 @@ from conftest import ROOT, script, tone, tone_rows, write_rows
 
 from hyperbolic import HyperbolicProjector, cosine_similarity
 from hyperbolic_clap.metrics.retrieval import retrieve, summary
+from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.reading.captions import parse_captions
 from hyperbolic_clap.training.caption_trainer import CaptionTrainer
-from hyperbolic_clap.training.trainer import Settings
 
 NAMES = ("R@1", "R@5", "R@10", "mAP@10", "median_rank")
 
@@ -96,8 +96,8 @@ def test_training_learns_pairs_and_shared_captions_are_no_negatives(similarity):
     mix = torch.randn(16, 16, generator=generator) / 4
     text = torch.nn.functional.normalize(audio[:48] @ mix, dim=1)  # what the projector must undo
     pairs = torch.tensor([(clip, clip % 48) for clip in range(64)])
-    settings = Settings(epochs=12, batch_size=64, learning_rate=0.02, loss="contrastive", similarity=similarity)
-    settings.output_dim = 16
+    settings = TrainConfig(epochs=12, batch_size=64, learning_rate=0.02, loss="contrastive", similarity=similarity,
+                         output_dim=16)  # fmt: skip
     train = torch.arange(64)
     trainer = CaptionTrainer(settings, audio, pairs, text, train, train)
     texts, targets = trainer._batch(torch.tensor([3, 51, 7]))

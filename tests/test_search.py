@@ -17,8 +17,8 @@ def projector(kind: str) -> Projector:
     made = Projector(None, torch.device("cpu"))
     if kind != "plain":
         torch.manual_seed(0)
-        made.projector = HyperbolicProjector(32, 8, similarity=kind).requires_grad_(False)
-        torch.nn.init.normal_(made.projector.linear.weight)
+        made.module = HyperbolicProjector(32, 8, similarity=kind).requires_grad_(False)
+        torch.nn.init.normal_(made.module.linear.weight)
     return made
 
 

@@ -15,12 +15,13 @@ from hyperbolic import (
     sigmoid_loss,
     softmax_loss,
 )
+from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.projector import checkpoints
+from hyperbolic_clap.training.fit import describe
 from hyperbolic_clap.training.run_folder import RunFolder
 from hyperbolic_clap.training.split import split_by_video
-from hyperbolic_clap.training.trainer import Settings, Trainer
-from train_hyperbolic_clap import describe
+from hyperbolic_clap.training.trainer import Trainer
 
 
 def unit(n, d, seed=0):
@@ -38,7 +39,7 @@ AUDIO = torch.nn.functional.normalize(TARGETS.float() @ TEXT + 0.8 * unit(90, 32
 
 
 def trainer(**changes):
-    settings = Settings(**{"learning_rate": 1e-3, "epochs": 4, "output_dim": 32} | changes)
+    settings = TrainConfig(**{"learning_rate": 1e-3, "epochs": 4, "output_dim": 32} | changes)
     return Trainer(settings, AUDIO, TARGETS, TEXT, *split_by_video([str(i) for i in range(90)], 0.8, 0))
 
 
@@ -167,7 +168,7 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path):
     run.keep(figures | first.state())
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with torch.no_grad():
-        first.scale.bias.fill_(math.nan)
+        first.logit_scale.bias.fill_(math.nan)
     with pytest.raises(UserError, match="after epoch 2 the values in scale_state_dict.bias are not finite"):
         run.keep(figures | {"epoch": 2} | first.state())
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -188,7 +189,7 @@ def test_a_learned_c_that_collapses_stops_the_run():
 
 
 def test_without_any_negative_their_similarity_is_none():
-    settings, rows = Settings(epochs=1, output_dim=32), torch.arange(90)
+    settings, rows = TrainConfig(epochs=1, output_dim=32), torch.arange(90)
     every = Trainer(settings, AUDIO, torch.ones_like(TARGETS), TEXT, rows[:72], rows[72:])
     (record,) = every.epochs()
     assert record["similarity_negatives"] is None and record["similarity_positives"] < 0

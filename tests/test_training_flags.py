@@ -13,13 +13,13 @@ from test_training import TEXT, trainer
 
 from data import ParquetFolder
 from hyperbolic_clap.embedding.row_index import columns
+from hyperbolic_clap.plumbing.config import CLASS_LABELS, TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 from hyperbolic_clap.projector import checkpoints
 from hyperbolic_clap.projector.prototypes import added, check, prototypes
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.training.groups import groups
-from hyperbolic_clap.training.trainer import Settings
+from hyperbolic_clap.training.run_folder import check_continues
 
 TRAIN = "train_hyperbolic_clap.py"
 
@@ -29,18 +29,19 @@ def same(a, b) -> bool:
 
 
 def test_defaults_leave_no_trace():
-    assert Settings().identity().keys() == {
+    assert TrainConfig().identity().keys() == {
         "batch_size", "learning_rate", "c", "temperature", "loss", "similarity", "output_dim", "audio_radius",
         "learn_c", "seed",
     }  # fmt: skip
     assert "trained_state_dict" not in trainer().state()
-    assert Settings(lr_schedule="cosine").identity() == Settings().identity() | {"lr_schedule": "cosine", "epochs": 10}
+    scheduled = TrainConfig(lr_schedule="cosine").identity()
+    assert scheduled == TrainConfig().identity() | {"lr_schedule": "cosine", "epochs": 10}
 
 
 @pytest.mark.parametrize("similarity", ["hyperbolic", "cosine"])
 def test_scale_and_texts_start_where_they_are_told_to(similarity):
     t = trainer(similarity=similarity, logit_scale=5.0, text_radius=1.25, output_dim=8)
-    assert t.scale.scale.item() == pytest.approx(5)
+    assert t.logit_scale.scale.item() == pytest.approx(5)
     assert t.projector.text(TEXT).norm(dim=1).mean().item() == pytest.approx(1.25)
     plain = trainer(similarity=similarity, output_dim=8)
     assert torch.allclose(t.projector.audio(TEXT), plain.projector.audio(TEXT), atol=1e-6)  # a scale, no turn
@@ -145,7 +146,7 @@ def test_trained_state_dict_that_do_not_fit_are_refused():
     del content["trained_state_dict"]["0"]
     epochs.close()
     with pytest.raises(UserError, match="trained_state_dict that does not fit"):
-        checkpoints.check_continues("x.pth", content, t.optimizer, t.scale)
+        check_continues("x.pth", content, t.optimizer, t.logit_scale)
 
 
 @pytest.mark.parametrize(

@@ -25,23 +25,23 @@ from hyperbolic_clap.plumbing.errors import RowError
 
 TRIM_ROWS = 128  # rows after which freed memory is given back
 IN_FLIGHT = 3  # clips per thread that are read ahead of the encoder
-Usable = Callable[[int, int], str | None]
+SkipReason = Callable[[int, int], str | None]
 
 
 def embed_clips(
     clips: Iterable[Clip],
     encoder: Encoder,
     cache: EmbeddingCache,
-    usable: Usable = lambda labels, classes: None,
+    skip_reason: SkipReason = lambda labels, classes: None,
     workers: int | None = None,
     batch_size: int = 32,
     done: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Clip, bytes | RowError]]:
     """Each clip, in order and without its audio, with its key in the cache, or with the reason why it has none.
 
-    Whatever is not in the cache is encoded and added to it, at the latest when the iteration ends. usable: (how many
-    labels, how many of them of the class list) -> why a clip cannot be used whatever its audio, or None. done: called
-    after every clip.
+    Whatever is not in the cache is encoded and added to it, at the latest when the iteration ends. skip_reason: (how
+    many labels, how many of them of the class list) -> why a clip cannot be used whatever its audio, or None. done:
+    called after every clip.
     """
     workers = workers or cores()
     on_cpu = encoder.device.type == "cpu"
@@ -50,7 +50,7 @@ def embed_clips(
     def prepare(clip: Clip) -> tuple[bytes, np.ndarray | list | None] | RowError:
         """In a worker thread: the clip's key and what is left to do (None if the cache knows it)."""
         try:
-            if reason := usable(len(clip.human_labels), len(clip.positions)):
+            if reason := skip_reason(len(clip.human_labels), len(clip.positions)):
                 raise RowError(reason)
             if clip.audio is None:
                 raise RowError("no audio")

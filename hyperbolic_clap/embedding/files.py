@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from CLAP.encoder import Encoder
 from data import Clip
 from hyperbolic_clap.embedding.clips import embed_clips
+from hyperbolic_clap.embedding.pipeline import Embedder
 from hyperbolic_clap.embedding.skipped import Skipped
-from hyperbolic_clap.embedding.store import EmbeddingCache
 from hyperbolic_clap.plumbing.errors import RowError, UserError
 from hyperbolic_clap.reading.cells import MAX_BYTES
 
@@ -47,11 +46,12 @@ def clips_of(paths: Iterable[Path], skipped: Skipped) -> Iterator[Clip]:
 
 
 def embed_files(
-    paths: list[Path], encoder: Encoder, cache: EmbeddingCache, **options
+    paths: list[Path], embedder: Embedder, workers: int | None = None, batch_size: int = 32
 ) -> tuple[list[Path], torch.Tensor, Skipped]:
-    """(the files that can be used, their (N, D) embeddings, the others by reason). options: of embed_clips."""
-    used, keys, skipped = [], [], Skipped()
-    for clip, outcome in embed_clips(clips_of(paths, skipped), encoder, cache, **options):
+    """(the files that can be used, their (N, D) embeddings, the others by reason). workers, batch_size: embed_clips."""
+    used, keys, skipped, encoder, cache = [], [], Skipped(), embedder.encoder, embedder.cache
+    clips = clips_of(paths, skipped)
+    for clip, outcome in embed_clips(clips, encoder, cache, workers=workers, batch_size=batch_size):
         if isinstance(outcome, RowError):
             skipped.add(outcome.reason, 1, [clip.video_id])
         else:

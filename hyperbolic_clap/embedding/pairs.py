@@ -1,4 +1,4 @@
-"""A parquet folder of captioned clips as material: which texts are said of which clips, and the vectors of both."""
+"""A parquet folder of captioned clips: which texts are said of which clips, and the vectors of both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data import ParquetFolder
-from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline
+from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, use_all
 from hyperbolic_clap.embedding.texts import embed_texts
 from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.reading.captions import read_captions
@@ -17,7 +17,7 @@ from hyperbolic_clap.reading.rows import Rows
 NO_CAPTION = "no caption"
 
 
-@dataclass
+@dataclass(frozen=True)
 class EmbeddedPairs:
     """Clips and what is said of them; equal captions, of one clip or of several, are one text.
 
@@ -33,39 +33,38 @@ class EmbeddedPairs:
     pairs: np.ndarray
     counts: dict
 
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """What a training depends on."""
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What a training depends on: audio, pairs, text."""
         return self.audio, torch.from_numpy(self.pairs), self.text
 
 
-def embed_captions(sources: EmbeddingPipeline) -> EmbeddedPairs | None:
-    """The first --num-samples rows that have captions and usable audio; None on ranks above 0.
+def embed_pairs(pipeline: EmbeddingPipeline) -> EmbeddedPairs | None:
+    """The first num_samples rows that have captions and usable audio; None on ranks above 0.
 
     Captions go to the encoder as they are, without a prompt. UserError if there are none.
     """
-    captions = _captions(sources.folder)
+    captions = _captions(pipeline.folder)
     if not any(captions):
-        raise UserError(f"the captions in {sources.folder.folder} are all empty")
+        raise UserError(f"the captions in {pipeline.folder.folder} are all empty")
     silent = np.array([not texts for texts in captions], bool)
-    embedded = sources.embed_rows(lambda *_: None, (NO_CAPTION, silent))
+    embedded = pipeline.embed_rows(use_all, (NO_CAPTION, silent))
     if embedded is None:
         return None
-    rows, audio, skipped = embedded
-    counts = sources.counts(rows, skipped)
+    rows = embedded.rows
     said = [captions[number] for number in rows.sample_ids.tolist()]
     if len(rows) < 2:
-        raise UserError(f"{sources.folder.folder} has {len(rows)} usable clip with captions; two are needed")
+        raise UserError(f"{pipeline.folder.folder} has {len(rows)} usable clip with captions; two are needed")
     position = {text: i for i, text in enumerate(dict.fromkeys(text for texts in said for text in texts))}
     if len(position) < 2:
-        raise UserError(f"all clips in {sources.folder.folder} have one and the same caption; two are needed")
+        raise UserError(f"all clips in {pipeline.folder.folder} have one and the same caption; two are needed")
     pairs = np.array([(clip, place) for clip, texts in enumerate(said) for place in sorted(position[t] for t in texts)])
-    counts |= {"used": len(rows), "captions": len(pairs), "distinct_captions": len(position)}
-    text = embed_texts(list(position), sources.encoder, sources.cache)
-    return EmbeddedPairs(rows, list(position), audio, text, pairs, counts)
+    counts = embedded.counts | {"captions": len(pairs), "distinct_captions": len(position)}
+    text = embed_texts(list(position), pipeline.embedder.encoder, pipeline.embedder.cache)
+    return EmbeddedPairs(rows, list(position), embedded.audio, text, pairs, counts)
 
 
 def _captions(folder: ParquetFolder) -> list[list[str]]:
-    """The captions of every row; with --skip-bad-files a file without them holds none, which is told."""
+    """The captions of every row; with skip_bad a file without them holds none, which is reported."""
     captions: list[list[str]] = []
     for file, count in folder.rows_of.items():
         try:

@@ -1,26 +1,25 @@
-"""A parquet folder as material: its usable clips and the class texts, with their vectors and the truth between them."""
+"""The embedding pipeline: a parquet folder's usable clips and the class texts -> vectors and multi-hot targets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from CLAP.encoder import Encoder
 from data import ParquetFolder
-from hyperbolic_clap.embedding.clips import Usable
+from hyperbolic_clap.embedding.clips import SkipReason
 from hyperbolic_clap.embedding.packed_targets import PackedTargets
-from hyperbolic_clap.embedding.row_index import Unwanted, embed_rows, keep
+from hyperbolic_clap.embedding.row_index import Exclusion, embed_rows, record
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
-from hyperbolic_clap.embedding.texts import PROMPT, embed_classes, read_prompts
+from hyperbolic_clap.embedding.texts import PROMPT, embed_classes
+from hyperbolic_clap.plumbing.config import DataConfig, EncoderConfig
 from hyperbolic_clap.plumbing.device import cores
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.file_index import FileIndex
-from hyperbolic_clap.plumbing.flags import files_read
 from hyperbolic_clap.plumbing.ranks import Alone, Progress
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
@@ -28,7 +27,17 @@ from hyperbolic_clap.reading.rows import Rows
 NO_CLASS = "no label of the class list"
 
 
-@dataclass
+@dataclass(frozen=True)
+class EmbeddedRows:
+    """The N used rows without their audio, their (N, D) float32 embeddings on the CPU, and what was skipped."""
+
+    rows: Rows
+    audio: torch.Tensor
+    skipped: Skipped
+    counts: dict
+
+
+@dataclass(frozen=True)
 class EmbeddedClips:
     """What is trained and tested on.
 
@@ -41,101 +50,96 @@ class EmbeddedClips:
     audio: torch.Tensor
     text: torch.Tensor
     counts: dict
-    texts_of: Callable[[list[str]], torch.Tensor]
+    texts_of: Callable[[Sequence[str]], torch.Tensor]
 
     @cached_property
     def targets(self) -> torch.Tensor:
-        """(N, M) bool: which class is true of which clip."""
+        """(N, M) bool, multi-hot."""
         return torch.from_numpy(self.rows.targets)
 
     @cached_property
-    def truth(self) -> PackedTargets:
+    def packed(self) -> PackedTargets:
         """The same in bits."""
         return PackedTargets(torch.from_numpy(self.rows.bits), len(self.classes))
 
-    def tensors(self) -> tuple[torch.Tensor | PackedTargets, ...]:
-        """What a training depends on."""
-        return self.audio, self.truth, self.text
+    def tensors(self) -> tuple[torch.Tensor, PackedTargets, torch.Tensor]:
+        """What a training depends on: audio, targets, text."""
+        return self.audio, self.packed, self.text
 
 
-def open_encoder(args, device: torch.device) -> tuple[Encoder, EmbeddingCache, FileIndex]:
-    """The encoder of --checkpoint, its cache, and the table of known files beside it."""
-    folder = None if args.no_cache else args.cache_dir or default_folder()
-    known = FileIndex(folder, args.verify_cache)
-    encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast, known=known)
-    return encoder, EmbeddingCache(folder, encoder.fingerprint), known
+@dataclass(frozen=True)
+class Embedder:
+    """The frozen encoder, the vectors it has computed before, the index of known files, and the prompts of a class."""
 
-
-class EmbeddingPipeline:
-    """Where material comes from: class list, parquet folder, encoder and its cache, checked before any work begins.
-
-    prompts: the templates of the class texts; None: what the flags say. labelled: whether clips must have labels.
-    """
-
-    def __init__(self, args, device: torch.device, ranks: Alone | None = None, prompts: list[str] | None = None,
-                 labelled: bool = True):  # fmt: skip
-        self.args, self.ranks = args, ranks or Alone()
-        self.prompts = prompts or read_prompts(args) or [PROMPT]
-        self.classes = ClassList.read(args.class_labels)
-        self.folder = ParquetFolder(args.parquet_dir, self.classes, args.skip_bad_files, labelled)
-        self.encoder, self.cache, self.known = self.ranks.in_turn(lambda: open_encoder(args, device))
-        self.files: dict = {}
-
-    @property
-    def inputs(self) -> list[Path | None]:
-        """The files that are read, which no output may replace; None for those that were not given."""
-        return [*files_read(self.args), *self.folder.files]
+    encoder: Encoder
+    cache: EmbeddingCache
+    index: FileIndex
+    prompts: tuple[str, ...]
 
     @property
     def prompt(self) -> str:
         """The templates, one a line, for checkpoints and results files."""
         return "\n".join(self.prompts)
 
-    def texts_of(self, names: list[str]) -> torch.Tensor:
-        """(M, D) embeddings of names in the prompts."""
-        return embed_classes(names, self.encoder, self.cache, self.prompts)
+    def texts_of(self, names: Sequence[str]) -> torch.Tensor:
+        """(M, D) embeddings of class names in the prompts."""
+        return embed_classes(list(names), self.encoder, self.cache, self.prompts)
 
-    def embed_rows(self, usable: Usable, unwanted: Unwanted = None) -> tuple[Rows, torch.Tensor, Skipped] | None:
-        """The first --num-samples usable rows, their (N, D) embeddings and the others; None on ranks above 0."""
-        return embed_folder(self, usable, unwanted)
 
-    def counts(self, rows: Rows, skipped: Skipped) -> dict:
-        """How many rows are used, the others by reason, and how many files were known unread, for the JSON."""
-        return {"used": len(rows), "skipped": skipped.report(), "skipped_files": self.folder.skipped} | self.files
+def open_embedder(config: EncoderConfig, device: torch.device, prompts: Sequence[str] | None = None) -> Embedder:
+    """The encoder of a config with its cache; UserError if there is none. prompts: others than the config's."""
+    folder = (config.cache_dir or default_folder()) if config.use_cache else None
+    index = FileIndex(folder, config.verify_cache)
+    encoder = Encoder(config.checkpoint, device, autocast=config.autocast, known=index)
+    chosen = tuple(prompts or config.prompts or [PROMPT])
+    return Embedder(encoder, EmbeddingCache(folder, encoder.fingerprint), index, chosen)
 
-    def embed(self, usable: Usable) -> EmbeddedClips | None:
-        """The first --num-samples usable clips and all class texts; None on ranks above 0. UserError if there are none.
 
-        usable: (how many labels, how many of them of the class list) -> why a clip cannot be used, or None.
+class EmbeddingPipeline:
+    """A checked parquet folder and an opened embedder: rows -> vectors, each computed once, shared over the ranks."""
+
+    def __init__(self, folder: ParquetFolder, embedder: Embedder, data: DataConfig, encoder: EncoderConfig,
+                 ranks: Alone | None = None):  # fmt: skip
+        self.folder, self.embedder, self.data, self.config = folder, embedder, data, encoder
+        self.ranks, self.classes = ranks or Alone(), folder.classes
+
+    def embed_rows(self, skip_reason: SkipReason, exclusion: Exclusion = None) -> EmbeddedRows | None:
+        """The first num_samples usable rows and their embeddings; None on ranks above 0. See embed_folder."""
+        return embed_folder(self, skip_reason, exclusion)
+
+    def embed(self, skip_reason: SkipReason) -> EmbeddedClips | None:
+        """The first num_samples usable clips and all class texts; None on ranks above 0. UserError if there are none.
+
+        skip_reason: (how many labels, how many of them of the class list) -> why a clip cannot be used, or None.
         """
-        embedded = self.embed_rows(usable)
+        embedded = self.embed_rows(skip_reason)
         if embedded is None:
             return None
-        rows, audio, skipped = embedded
-        require_matches(rows, skipped)
-        text = self.texts_of(self.classes.names)
-        return EmbeddedClips(self.classes, rows, audio, text, self.counts(rows, skipped), self.texts_of)
+        require_matches(embedded.rows, embedded.skipped)
+        text = self.embedder.texts_of(self.classes.names)
+        texts_of = self.embedder.texts_of
+        return EmbeddedClips(self.classes, embedded.rows, embedded.audio, text, embedded.counts, texts_of)
 
 
 def embed_folder(
-    sources: EmbeddingPipeline, usable: Usable, unwanted: Unwanted = None
-) -> tuple[Rows, torch.Tensor, Skipped] | None:
-    """The folder's rows as --num-samples, --workers and --encode-batch-size ask; None on ranks above 0.
+    pipeline: EmbeddingPipeline, skip_reason: SkipReason, exclusion: Exclusion = None
+) -> EmbeddedRows | None:
+    """The folder's rows as the pipeline's configs ask; None on ranks above 0.
 
     The rows still wanted are shared out over the ranks; for those that turn out unusable comes a further round, until
     there are enough clips or no more rows. So the rows that are encoded, and their order, do not depend on the ranks.
     """
-    args, ranks, folder, encoder, cache = (getattr(sources, name) for name in "args ranks folder encoder cache".split())
-    wanted = min(args.num_samples or folder.num_rows, folder.num_rows)
-    options = {"workers": args.workers or max(1, cores() // ranks.local_size), "batch_size": args.encode_batch_size}
+    ranks, folder, embedder, config = pipeline.ranks, pipeline.folder, pipeline.embedder, pipeline.config
+    wanted = min(pipeline.data.num_samples or folder.num_rows, folder.num_rows)
+    workers = config.workers or max(1, cores() // ranks.local_size)
     start, results = 0, []
     with Progress(ranks) as progress:
         while wanted and start < folder.num_rows:
             stop = min(start + wanted, folder.num_rows)
             first, last = share = ranks.share(start, stop)
             progress.begin(stop, last - first)
-            part = embed_rows(folder, sources.known, share, encoder, cache, usable, unwanted, done=progress.update,
-                              **options)  # fmt: skip
+            part = embed_rows(folder, embedder.index, share, embedder.encoder, embedder.cache, skip_reason, exclusion,
+                              workers=workers, batch_size=config.batch_size, done=progress.update)  # fmt: skip
             progress.finish()
             results += ranks.gather(part) or []
             progress.join()
@@ -152,21 +156,27 @@ def embed_folder(
     for some in all_skipped:
         skipped.merge(some)
     skipped.tell()
-    sources.files = {"files": keep(folder, sources.known, encoder, [part for some in parts for part in some])}
+    files = record(folder, embedder.index, embedder.encoder, [part for some in parts for part in some])
     rows = Rows.join(folder.classes, used)
     if folder.bad and not len(rows) and not skipped.counts:
         raise folder.nothing()
-    return rows, audio[0] if len(audio) == 1 else torch.cat(audio), skipped
+    counts = {"used": len(rows), "skipped": skipped.report(), "skipped_files": folder.skipped, "files": files}
+    return EmbeddedRows(rows, audio[0] if len(audio) == 1 else torch.cat(audio), skipped, counts)
 
 
-def unlabelled(labels: int, matches: int) -> str | None:
+def use_all(labels: int, matches: int) -> None:
+    """No clip is skipped for its labels."""
+    return None
+
+
+def skip_unlabelled(labels: int, matches: int) -> str | None:
     """Why a clip with so many labels, and so many of the class list, cannot be tested: it has no label at all."""
     return None if labels else "no label"
 
 
-def reason_against(labels: int, matches: int) -> str | None:
+def skip_untrainable(labels: int, matches: int) -> str | None:
     """Why such a clip cannot train: it has no label, or none of the class list."""
-    return unlabelled(labels, matches) or (None if matches else NO_CLASS)
+    return skip_unlabelled(labels, matches) or (None if matches else NO_CLASS)
 
 
 def require_matches(rows: Rows, skipped: Skipped) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from CLAP.encoder import Encoder
 from data import NAMED_PER_REASON, UNREADABLE, Clip, ParquetFolder, Span
-from hyperbolic_clap.embedding.clips import Usable, embed_clips
+from hyperbolic_clap.embedding.clips import SkipReason, embed_clips
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.embedding.store import NOT_READ_BACK, EmbeddingCache
 from hyperbolic_clap.plumbing.errors import RowError, log
@@ -24,7 +25,7 @@ from hyperbolic_clap.plumbing.file_index import FileIndex, stat_token
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
 
-Unwanted = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
+Exclusion = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
 UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stands for one of the reasons
 
 
@@ -32,8 +33,9 @@ UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stand
 class Part:
     """The n rows of a span. keys (n, 32) uint8 where the state (n,) is KEYED; seen: the file's stat_token before.
 
-    rows: the columns of those that are there, None while they must be read with their audio. there (n,) bool: not lost
-    in a damaged file. passing (n,) bool: the reason may be another one on another day. read: whether audio was read.
+    rows: the columns of those that are there, None while they must be read with their audio. present (n,) bool: not
+    lost in a damaged file. transient (n,) bool: the reason may be another one on another day. read:
+    whether audio was read.
     """
 
     span: Span
@@ -45,8 +47,8 @@ class Part:
     read: bool = False
 
     def __post_init__(self):
-        self.there = np.ones(len(self.state), bool)
-        self.passing = np.zeros(len(self.state), bool)
+        self.present = np.ones(len(self.state), bool)
+        self.transient = np.zeros(len(self.state), bool)
 
     def note(self, i: int, outcome: bytes | RowError) -> None:
         """Take up what came out of row i."""
@@ -55,15 +57,15 @@ class Part:
             return
         if outcome.reason not in self.reasons:
             self.reasons.append(outcome.reason)
-        self.state[i], self.passing[i] = REASON + self.reasons.index(outcome.reason), not outcome.lasting
+        self.state[i], self.transient[i] = REASON + self.reasons.index(outcome.reason), not outcome.lasting
 
-    def against(self, usable: Usable, unwanted: Unwanted) -> np.ndarray:
-        """(n,) object: why its labels, or else `unwanted`, forbid a row, or None."""
+    def skip_reasons(self, skip_reason: SkipReason, exclusion: Exclusion) -> np.ndarray:
+        """(n,) object: why its labels, or else `exclusion`, forbid a row, or None."""
         has = 2 * (self.rows.label_counts > 0) + (self.rows.match_counts > 0)
         result = np.full(len(self.state), None, object)
-        result[self.there] = np.array([usable(*divmod(kind, 2)) for kind in range(4)], object)[has]
-        if unwanted:
-            reason, which = unwanted
+        result[self.present] = np.array([skip_reason(*divmod(kind, 2)) for kind in range(4)], object)[has]
+        if exclusion:
+            reason, which = exclusion
             start = self.span.first + self.span.start
             result[which[start : start + len(result)] & np.equal(result, None)] = reason
         return result
@@ -74,7 +76,7 @@ def kind_of(encoder: Encoder) -> str:
     return f"{encoder.fingerprint[:32]}/known"
 
 
-def recall(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: Span) -> Part:
+def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: Span) -> Part:
     """A span with all that the table says of it."""
     n = span.stop - span.start
     part = Part(span, None, np.zeros((n, 32), np.uint8), np.zeros(n, np.uint8))
@@ -107,39 +109,40 @@ def embed_rows(
     span: tuple[int, int],
     encoder: Encoder,
     cache: EmbeddingCache,
-    usable: Usable,
-    unwanted: Unwanted = None,
+    skip_reason: SkipReason,
+    exclusion: Exclusion = None,
     **options,
 ) -> tuple[Rows, torch.Tensor, Skipped, list[Part]]:
     """The usable rows from span[0] to span[1] of a folder -> (rows, (N, D) float32 embeddings, skipped, parts).
 
-    usable and options: as of embed_clips, which gets the rows of which something is not known. unwanted: a reason and
-    (rows of the folder,) bool, the rows that are skipped by it.
+    skip_reason and options: as of embed_clips, which gets the rows of which something is not known. exclusion: a reason
+    and (rows of the folder,) bool, the rows that are skipped by it.
     """
-    parts = [recall(folder, known, encoder, each) for each in folder.spans(*span)]
-    vectors, needed = _take(parts, encoder, cache, usable, unwanted)
+    parts = [known_part(folder, known, encoder, each) for each in folder.spans(*span)]
+    vectors, needed = _take(parts, encoder, cache, skip_reason, exclusion)
     if any(some.any() for some in needed):
-        _read(folder, parts, needed, usable, lambda clips: embed_clips(clips, encoder, cache, usable, **options))
-        vectors, needed = _take(parts, encoder, cache, usable, unwanted)
+        embed = partial(embed_clips, encoder=encoder, cache=cache, skip_reason=skip_reason, **options)
+        _read(folder, parts, needed, skip_reason, embed)
+        vectors, needed = _take(parts, encoder, cache, skip_reason, exclusion)
         if any((some & (part.state == KEYED)).any() for some, part in zip(needed, parts, strict=True)):
             raise OSError(NOT_READ_BACK)
     skipped, used = Skipped(), []
     for part in parts:
-        why = part.against(usable, unwanted)
+        why = part.skip_reasons(skip_reason, exclusion)
         for number, reason in enumerate(part.reasons, REASON):
             why[(part.state == number) & np.equal(why, None)] = reason
-        mine, reasons = np.equal(why, None) & (part.state == KEYED), why[part.there]
+        mine, reasons = np.equal(why, None) & (part.state == KEYED), why[part.present]
         for reason in sorted({*reasons.tolist()} - {None}):
             which = np.flatnonzero(reasons == reason)
             first = part.rows.take(which[:NAMED_PER_REASON])
             skipped.add(reason, len(which), first.video_ids, first.human_labels.flatten().to_pylist())
-        used.append(part.rows if mine.all() else part.rows.take(mine[part.there]))
+        used.append(part.rows if mine.all() else part.rows.take(mine[part.present]))
         part.rows = None
     return Rows.join(folder.classes, used), torch.from_numpy(vectors), skipped, parts
 
 
 def _take(
-    parts: list[Part], encoder: Encoder, cache: EmbeddingCache, usable: Usable, unwanted: Unwanted
+    parts: list[Part], encoder: Encoder, cache: EmbeddingCache, skip_reason: SkipReason, exclusion: Exclusion
 ) -> tuple[np.ndarray, list]:
     """(vectors of all usable rows with a key, for each part (n,) bool: which rows must be read)."""
     keyed, needed = [], []
@@ -148,7 +151,7 @@ def _take(
             keyed.append(np.zeros(len(part.state), bool))
             needed.append(np.ones(len(part.state), bool))
             continue
-        allowed = np.equal(part.against(usable, unwanted), None) & part.there
+        allowed = np.equal(part.skip_reasons(skip_reason, exclusion), None) & part.present
         keyed.append(allowed & (part.state == KEYED))
         needed.append(allowed & (part.state == UNKNOWN))
     keys = [part.keys[mine] for part, mine in zip(parts, keyed, strict=True)]
@@ -161,7 +164,7 @@ def _take(
     return vectors, needed
 
 
-def _read(folder: ParquetFolder, parts: list[Part], needed: list[np.ndarray], usable: Usable, embed) -> None:
+def _read(folder: ParquetFolder, parts: list[Part], needed: list[np.ndarray], skip_reason: SkipReason, embed) -> None:
     """Read the needed rows with their audio, and note what comes out."""
 
     def clips() -> Iterator[Clip]:
@@ -177,12 +180,12 @@ def _read(folder: ParquetFolder, parts: list[Part], needed: list[np.ndarray], us
             while waiting and waiting[0].sample_id < first + stop:
                 clip, outcome = waiting
                 read.append(clip)
-                if isinstance(outcome, bytes) or usable(len(clip.human_labels), len(clip.positions)) is None:
+                if isinstance(outcome, bytes) or skip_reason(len(clip.human_labels), len(clip.positions)) is None:
                     part.note(clip.sample_id - first - start, outcome)
                 waiting = next(outcomes, None)
             if part.rows is None:
-                part.there[:] = False
-                part.there[[clip.sample_id - first - start for clip in read]] = True
+                part.present[:] = False
+                part.present[[clip.sample_id - first - start for clip in read]] = True
                 part.rows = columns(read, folder.classes)
 
 
@@ -192,7 +195,7 @@ def columns(clips: Iterable[Clip], classes: ClassList) -> Rows:
     return Rows.of(classes, *([getattr(clip, name) for clip in clips] for name in names))
 
 
-def keep(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: list[Part]) -> dict:
+def record(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: list[Part]) -> dict:
     """Write into the table what all parts of a run found out; -> how many files were known and read, for the JSON.
 
     known.verify: what the table had said is compared with what was read.
@@ -236,7 +239,7 @@ def _merge(whole: Part, part: Part) -> None:
     """Take what a part of a file knows into what is known of the whole file."""
     rows = slice(part.span.start, part.span.stop)
     for number, reason in enumerate(part.reasons, REASON):
-        for i in np.flatnonzero((part.state == number) & ~part.passing):
+        for i in np.flatnonzero((part.state == number) & ~part.transient):
             whole.note(part.span.start + int(i), RowError(reason))
     keyed = part.state == KEYED
     whole.keys[rows][keyed] = part.keys[keyed]

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
 from CLAP.encoder import Encoder
 from hyperbolic_clap.embedding.store import EmbeddingCache
 from hyperbolic_clap.plumbing.errors import UserError, log
-from hyperbolic_clap.plumbing.flags import template
 
 PROMPT = "This is a sound of {label}."
 
 
-def read_prompts(args: argparse.Namespace) -> list[str] | None:
-    """The templates of --prompt or --prompt-file, None without either; UserError if the file holds none or a bad one.
-
-    Blank lines of the file do not count.
-    """
-    if args.prompt_file is None:
-        return args.prompt
-    if args.prompt:
-        raise UserError("--prompt and --prompt-file exclude each other; give one of them")
-    try:
-        lines = args.prompt_file.read_text(encoding="utf-8-sig").splitlines()
-        templates = [template(line.strip()) for line in lines if line.strip()]
-    except OSError as error:
-        raise UserError(f"--prompt-file {args.prompt_file} cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, argparse.ArgumentTypeError) as error:
-        raise UserError(f"--prompt-file {args.prompt_file}: {error}") from None
-    if not templates:
-        raise UserError(f"--prompt-file {args.prompt_file} is empty; it must hold one template a line, with {{label}}")
-    return templates
-
-
 def embed_classes(
-    names: list[str], encoder: Encoder, cache: EmbeddingCache, prompts: list[str] | tuple[str, ...] = (PROMPT,)
+    names: list[str], encoder: Encoder, cache: EmbeddingCache, prompts: Sequence[str] = (PROMPT,)
 ) -> torch.Tensor:
     """Class names -> (M, D) float32 unit embeddings of the prompt with each name.
 

@@ -24,8 +24,8 @@ def nearest(
     for start in range(0, len(audio), block):
         similarity = projector.compare(audio[start : start + block], together)
         for i, columns in enumerate(similarity.split(sizes, dim=1)):
-            column = (columns[:, 0] if sizes[i] == 1 else log_sum_exp(columns, projector.scale).float()).cpu().numpy()
-            kept[i] = _best(*kept[i], np.arange(start, start + len(column)), column, k)
+            one = columns[:, 0] if sizes[i] == 1 else log_sum_exp(columns, projector.logit_scale_value).float()
+            kept[i] = _best(*kept[i], np.arange(start, start + len(one)), one.cpu().numpy(), k)
     return kept
 
 

@@ -8,27 +8,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hyperbolic_clap.embedding.texts import embed_classes
 from hyperbolic_clap.inference.windows import embed_window, windows
 from hyperbolic_clap.metrics.ontology import audioset
 from hyperbolic_clap.metrics.superclasses import branch_of, log_sum_exp
 from hyperbolic_clap.plumbing.errors import RowError, warn
-from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.projector.opening import Model
 
 
 class Tagger:
     """A trained projector over a class list. branches: superclasses of AudioSet's tree are answered by subtrees."""
 
-    def __init__(self, projector: Projector, names: list[str], encoder, cache, prompts: list[str], branches: bool):
-        self.projector, self.names, self.encoder, self.cache = projector, names, encoder, cache
-
-        def vectors(some: list[str]) -> torch.Tensor:
-            return projector.text(embed_classes(some, encoder, cache, prompts))
-
-        self.text = vectors(names)
+    def __init__(self, model: Model, branches: bool):
+        self.projector, self.embedder, self.names = model.projector, model.embedder, model.classes.names
+        self.text = self._vectors(self.names)
         tree = audioset()
-        below = {i: branch_of(name, tree) for i, name in enumerate(names)} if branches else {}
-        self.branches = {i: (vectors(members), members) for i, members in below.items() if members}
+        below = {i: branch_of(name, tree) for i, name in enumerate(self.names)} if branches else {}
+        self.branches = {i: (self._vectors(members), members) for i, members in below.items() if members}
+
+    def _vectors(self, names: list[str]) -> torch.Tensor:
+        return self.projector.text(self.embedder.texts_of(names))
 
     def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
         """(N, embed_dim) audio embeddings -> (N, M) probabilities of the classes."""
@@ -37,7 +35,7 @@ class Tagger:
         similarity = self.projector.with_prototypes(similarity, embeddings, self.names).clone()
         for i, (text, members) in self.branches.items():
             below = self.projector.with_prototypes(self.projector.compare(audio, text), embeddings, members)
-            similarity[:, i] = log_sum_exp(below, self.projector.scale).to(similarity.dtype)
+            similarity[:, i] = log_sum_exp(below, self.projector.logit_scale_value).to(similarity.dtype)
         return self.projector.probability(similarity.cpu().numpy())
 
     def best(self, probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
@@ -59,7 +57,7 @@ class Tagger:
                     lost.append(waveform)
                     heard = {}
                 else:
-                    row = self.probabilities(embed_window(waveform, self.encoder)[None])[0]
+                    row = self.probabilities(embed_window(waveform, self.embedder.encoder)[None])[0]
                     heard = {self.names[i]: float(row[i]) for i in np.flatnonzero(row >= threshold)}
                 for name in running.keys() - heard.keys():
                     finished.append(running.pop(name))

@@ -51,7 +51,7 @@ def inner_similarities(material: EmbeddedClips, projector: Projector, scores: np
         every[:, others] = projector.compare(projector.audio(material.audio), text).cpu().double()
     inner = inner_nodes(tree)
     below = torch.from_numpy(tree.ancestors[:, inner])
-    branch = torch.stack([log_sum_exp(every[:, members], projector.scale) for members in below.T], dim=1)
+    branch = torch.stack([log_sum_exp(every[:, members], projector.logit_scale_value) for members in below.T], dim=1)
     closed = material.targets.float() @ torch.from_numpy(tree.ancestors[nodes][:, inner]).float() > 0
     own = every[:, inner]
     return {"inner_own": own.float().numpy(), "inner_branch": branch.float().numpy(), "inner_targets": closed.numpy()}

@@ -31,13 +31,8 @@ def walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.nd
 
 
 def _walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
-    along = torch.linspace(0, 1, STEPS, dtype=audio.dtype, device=audio.device)[:, None, None]
-    if projector.similarity == "hyperbolic":  # a geodesic through the origin is a ray of tangent vectors
-        places, root = audio * (1 - along), 0 * audio[:1]
-    else:
-        unit = torch.nn.functional.normalize
-        root = unit(unit(text, dim=-1).mean(0, keepdim=True), dim=-1)
-        places = (1 - along) * unit(audio, dim=-1) + along * root
+    steps = torch.linspace(0, 1, STEPS, dtype=audio.dtype, device=audio.device)
+    places = projector.kind.towards_root(audio, text, steps)
     best = projector.compare(places.flatten(0, 1), text).argmax(1)
     return best.reshape(STEPS, len(audio)).T.cpu().numpy()
 
@@ -85,8 +80,8 @@ def way_to_root(
     share: ancestors met in order over those that could be, summed over the clips. shuffled: the same with the true
     classes of another clip, what chance and texts near the root give. None where there is no ground; reason says why.
     """
-    kind = "geodesic to the origin" if projector.similarity == "hyperbolic" else "cosine, to the mean text"
-    figure = {"walk": kind, "steps": STEPS} | dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
+    missing = dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
+    figure = {"walk": projector.kind.root, "steps": STEPS} | missing
     tree = audioset()
     nodes, figure["reason"] = tree.find(names)
     if nodes is None:

@@ -1,4 +1,4 @@
-"""Command lines: the parser, the types of its values, and the flags that several scripts have."""
+"""Command lines, and the one place that knows them: the parser, its values, shared flags, and flags -> configs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.json"
-DEFAULT_CHECKPOINT = "laion/larger_clap_general"
+from hyperbolic_clap.plumbing.config import (
+    DEFAULT_CHECKPOINT,
+    DataConfig,
+    EncoderConfig,
+    ProjectorConfig,
+    RunConfig,
+    TrainConfig,
+)
+from hyperbolic_clap.plumbing.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,8 +62,8 @@ def share(text: str) -> float:
     return value
 
 
-def scale(text: str) -> float:
-    """A float above 0, and at most the logit scale's ceiling of 100."""
+def positive_up_to_100(text: str) -> float:
+    """A float above 0 and at most 100, the ceiling of the logit scale."""
     value = positive(text)
     if value > 100:
         raise argparse.ArgumentTypeError(f"{text} is above 100, the ceiling of the logit scale")
@@ -89,11 +95,6 @@ def is_utf8(text: str) -> bool:
     return text.isascii() or text.encode("utf-8", "replace").decode() == text
 
 
-def files_read(args: argparse.Namespace) -> list[Path | None]:
-    """The single files that flags name to be read; None for those that were not given."""
-    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file")]
-
-
 def template(text: str) -> str:
     """A prompt template: one line that holds {label}, where the class name goes."""
     if not is_utf8(text):
@@ -111,7 +112,7 @@ def _number(text: str, kind: type):
         raise argparse.ArgumentTypeError(f"{text!r} is not {noun}") from None
 
 
-def add_head_flags(parser: argparse.ArgumentParser, always_hyperbolic: bool = False) -> None:
+def add_projector_flags(parser: argparse.ArgumentParser, always_hyperbolic: bool = False) -> None:
     """The flags that choose what compares audio with text; always_hyperbolic: --use-hyperbolic is a fact, no flag."""
     add = parser.add_argument
     if always_hyperbolic:
@@ -156,7 +157,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--class-labels",
         type=Path,
-        default=CLASS_LABELS,
+        default=None,
         help="JSON of class name -> index (default: the 527 AudioSet classes)",
     )
     add("--prompt", type=template, action="append", default=None, metavar="TEMPLATE", help="text of a class, "
@@ -172,3 +173,92 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read and hash every file, also those that look unchanged, and say what of the cache was wrong",
     )
+
+
+def arguments(args: argparse.Namespace) -> dict:
+    """All flags and their values, for setup.json and the results JSON."""
+    return {name: _as_json(value) for name, value in vars(args).items()}
+
+
+def _as_json(value):
+    if isinstance(value, list):
+        return [_as_json(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def files_read(args: argparse.Namespace) -> list[Path | None]:
+    """The single files that flags name to be read; None for those that were not given."""
+    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file")]
+
+
+def data_config(args: argparse.Namespace) -> DataConfig:
+    """The flags of add_shared_flags that say which rows are read."""
+    return DataConfig(args.parquet_dir, args.num_samples, args.skip_bad_files)
+
+
+def encoder_config(args: argparse.Namespace) -> EncoderConfig:
+    """The flags of add_model_flags; UserError for a file of prompts that cannot be used."""
+    return EncoderConfig(
+        checkpoint=args.checkpoint,
+        device=args.device,
+        class_labels=args.class_labels,
+        prompts=_prompts(args.prompt, args.prompt_file),
+        batch_size=args.encode_batch_size,
+        workers=args.workers,
+        autocast=not args.no_autocast,
+        cache_dir=args.cache_dir,
+        use_cache=not args.no_cache,
+        verify_cache=args.verify_cache,
+    )
+
+
+def projector_config(args: argparse.Namespace) -> ProjectorConfig:
+    """The flags of add_projector_flags; UserError if they contradict each other."""
+    if args.use_hyperbolic and args.projection_checkpoint is None:
+        raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
+    return ProjectorConfig(args.projection_checkpoint, args.use_hyperbolic, args.c, args.temperature, args.prototypes)
+
+
+def train_config(args: argparse.Namespace) -> TrainConfig:
+    """The flags of the training; UserError for those that contradict each other.
+
+    The loss that goes with --text is taken where none was given.
+    """
+    captions = args.text == "captions"
+    for flag, given in (("--loss softmax", args.loss == "softmax"), ("--prototypes", args.prototypes)):
+        if captions and given:
+            raise UserError(f"{flag} needs a class list, which --text captions does not have; leave it out")
+    from hyperbolic import LOSSES, SIMILARITIES  # here, since torch is slow to load and --help needs none of it
+
+    loss = args.loss or ("contrastive" if captions else "sigmoid")
+    for flag, name, known in (("--loss", loss, LOSSES), ("--similarity", args.similarity, SIMILARITIES)):
+        if name not in known:
+            raise UserError(f"{flag} {name} is unknown; known are {', '.join(known)}")
+    if args.learn_c and not SIMILARITIES[args.similarity].curved:
+        similarity = f"--similarity {args.similarity}"
+        raise UserError(f"--learn-c has no meaning with {similarity}, which has no c; leave one of them out")
+    given = {name: getattr(args, name) for name in TrainConfig.__dataclass_fields__}
+    return TrainConfig(**given | {"loss": loss})
+
+
+def run_config(args: argparse.Namespace) -> RunConfig:
+    """The flags that say where a training writes."""
+    return RunConfig(args.output_dir, args.resume, args.log_to)
+
+
+def _prompts(given: list[str] | None, file: Path | None) -> tuple[str, ...] | None:
+    """The templates of --prompt or --prompt-file, whose blank lines do not count; None without either."""
+    if file is None:
+        return tuple(given) if given else None
+    if given:
+        raise UserError("--prompt and --prompt-file exclude each other; give one of them")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        templates = [template(line.strip()) for line in lines if line.strip()]
+    except OSError as error:
+        raise UserError(f"--prompt-file {file} cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, argparse.ArgumentTypeError) as error:
+        raise UserError(f"--prompt-file {file}: {error}") from None
+    if not templates:
+        raise UserError(f"--prompt-file {file} is empty; it must hold one template a line, with {{label}}")
+    return tuple(templates)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from hyperbolic_clap.plumbing import ranks
 from hyperbolic_clap.plumbing.device import out_of_memory, wait_gently
 from hyperbolic_clap.plumbing.errors import Printable, UserError, printable
 from hyperbolic_clap.plumbing.versions import versions
 
+Flags = TypeVar("Flags")
 OUT_OF_MEMORY = "out of memory: lower --batch-size, --encode-batch-size or --num-samples, or run with --device cpu"
 
 
-def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+def run(main: Callable[[Flags], None], flags: Flags) -> int:
     """Run `main` and turn what can go wrong outside the program into one sentence and an exit code."""
     ranks.use_all_cores()
     wait_gently()
@@ -29,7 +31,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     handler.setFormatter(Printable(f"{sign}%(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     try:
-        main(arguments)
+        main(flags)
     except UserError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -61,18 +63,18 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-def describe_run(args: argparse.Namespace, device, world_size: int) -> dict:
-    """What was run, for setup.json and the results JSON."""
+def describe_run(arguments: dict, device, world_size: int) -> dict:
+    """What was run, for setup.json and the results JSON. arguments: {flag: value}, as plumbing/flags.py gives them."""
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "arguments": {name: _told(value) for name, value in vars(args).items()},
+        "arguments": arguments,
         "device": str(device),
         "world_size": world_size,
         "versions": versions(),
     }
 
 
-def _told(value):
-    if isinstance(value, list):
-        return [_told(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
+def describe_test(arguments: dict, device, world_size: int, started: float, **facts) -> dict:
+    """What a test was and found in its data, for the results JSON. started: time.time() of its beginning."""
+    when = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))}
+    return describe_run(arguments, device, world_size) | when | facts | {"seconds": round(time.time() - started, 3)}

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 
-from hyperbolic import HyperbolicProjector, LogitScale
+from hyperbolic import SIMILARITIES, HyperbolicProjector, LogitScale
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_atomic
 from hyperbolic_clap.projector import exported, prototypes
-from hyperbolic_clap.training.adam import Adam
 
 REQUIRED = {
     "epoch": int,
@@ -34,7 +33,6 @@ REQUIRED = {
     "clap_sha256": str,
     "prompt": str,
 }
-SIMILARITIES = ("hyperbolic", "cosine")
 
 
 def save(path: Path, content: dict) -> None:
@@ -107,8 +105,8 @@ def _check(which: str, content) -> None:
     for name, shape in shapes.items():
         if not isinstance(state[name], torch.Tensor) or tuple(state[name].shape) != shape:
             refuse(f"has {name} of shape {tuple(getattr(state[name], 'shape', ()))}, expected {shape}")
-        if not state[name].is_floating_point() or "plain" not in _form(state[name]):
-            refuse(f"has {name} in the form {_form(state[name])}, expected plain floats")
+        if not state[name].is_floating_point() or "plain" not in form(state[name]):
+            refuse(f"has {name} in the form {form(state[name])}, expected plain floats")
         if not bool(state[name].isfinite().all()):
             refuse(f"has values in {name} that are not finite")
     scaling = content.get("calibration", {"slope": 1.0, "shift": 0.0})
@@ -122,27 +120,6 @@ def _check(which: str, content) -> None:
     prototypes.check(which, content)
 
 
-def check_continues(name: str, content: dict, optimizer: Adam, scale: torch.nn.Module) -> None:
-    """UserError unless a checkpoint continues the training of `scale` and of what `optimizer`, an Adam, holds.
-
-    load_state_dict would take moments of any shape, and the first step would fail.
-    """
-    given, fresh = content["optimizer_state_dict"], optimizer.state_dict()
-    moments = [_form(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    fitting = [{"step": _form(torch.tensor(0.0)), "exp_avg": form, "exp_avg_sq": form} for form in moments]
-    state = given.get("state")
-    fits = isinstance(state, dict) and all(i in range(len(fitting)) and _form(state[i]) == fitting[i] for i in state)
-    if not fits or _form(given.get("param_groups")) != _form(fresh["param_groups"]):
-        raise UserError(f"{name} has an optimizer_state_dict that does not fit this run; leave --resume out")
-    if _form(content["scale_state_dict"]) != _form(scale.state_dict()):
-        raise UserError(f"{name} has a scale_state_dict that does not fit this run; leave --resume out")
-    trained = content.get("trained_state_dict") or {}
-    if _form(trained) != ({str(i): form for i, form in enumerate(moments)} if trained else {}):
-        raise UserError(f"{name} has a trained_state_dict that does not fit this run; leave --resume out")
-    if wrong := not_finite(content):
-        raise UserError(f"{name} has values in {wrong} that are not finite")
-
-
 def not_finite(content, name: str = "") -> str | None:
     """The dotted name of the first tensor or float in (nested) `content` that is not finite, or None."""
     if isinstance(content, (dict, list, tuple)):
@@ -153,14 +130,14 @@ def not_finite(content, name: str = "") -> str | None:
     return name if isinstance(content, float) and not math.isfinite(content) else None
 
 
-def _form(content):
+def form(content):
     """Nested content with a description in the place of each tensor, so that it can be compared."""
     if isinstance(content, torch.Tensor):
         plain = content.layout == torch.strided and content.is_contiguous()  # not one number with a lying shape
         return f"{content.dtype} {tuple(content.shape)} {'plain' if plain else content.layout}"
     if isinstance(content, dict):
-        return {key: _form(value) for key, value in content.items()}
-    return [_form(value) for value in content] if isinstance(content, (list, tuple)) else content
+        return {key: form(value) for key, value in content.items()}
+    return [form(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def rebuild(content: dict, device: torch.device) -> HyperbolicProjector:
@@ -180,7 +157,7 @@ def rebuild(content: dict, device: torch.device) -> HyperbolicProjector:
 def rebuild_scale(content: dict, path: Path) -> LogitScale:
     """The trained logit scale and bias of a checked checkpoint, on the CPU; UserError if it holds none."""
     scale = LogitScale()
-    if _form(content["scale_state_dict"]) != _form(scale.state_dict()) or not_finite(content["scale_state_dict"]):
+    if form(content["scale_state_dict"]) != form(scale.state_dict()) or not_finite(content["scale_state_dict"]):
         raise UserError(f"{path} has a scale_state_dict that holds no finite logit scale and bias")
     scale.load_state_dict(content["scale_state_dict"])
     return scale.requires_grad_(False)

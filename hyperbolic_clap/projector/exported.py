@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
+from hyperbolic_clap.plumbing.config import CONVENTION
 from hyperbolic_clap.plumbing.errors import UserError, first_line
 from hyperbolic_clap.plumbing.files import write_atomic, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, VERSION = "hyperbolic_clap_projection", 1
 OF_THE_TRAINING = ("optimizer_state_dict", "identity", "trained_state_dict")  # only continuing one needs them
-CONVENTION = "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|"
 
 
 def split(content: dict) -> tuple[dict[str, torch.Tensor], dict]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hyperbolic import HyperbolicProjector, LogitScale, cosine_similarity
+from hyperbolic import SIMILARITIES, UNTRAINED, HyperbolicProjector, LogitScale, Similarity
 from hyperbolic_clap.embedding.texts import PROMPT
+from hyperbolic_clap.plumbing.config import ProjectorConfig
 from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.projector import checkpoints, exported, prototypes
 
@@ -26,7 +27,7 @@ class Projector:
         self.path, self.device = path, device
         self.content: dict = checkpoints.load(path) if path else {}
         self.module: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None
-        self.logits = checkpoints.rebuild_scale(self.content, path) if path else LogitScale().requires_grad_(False)
+        self.logit_scale = checkpoints.rebuild_scale(self.content, path) if path else LogitScale().requires_grad_(False)
 
     @property
     def trained(self) -> bool:
@@ -35,13 +36,23 @@ class Projector:
 
     @property
     def similarity(self) -> str:
-        """hyperbolic or cosine."""
-        return self.content.get("similarity", "cosine")
+        """Its name in SIMILARITIES."""
+        return self.content.get("similarity", UNTRAINED)
 
     @property
-    def scale(self) -> float:
+    def kind(self) -> Similarity:
+        """Its entry in SIMILARITIES."""
+        return SIMILARITIES[self.similarity]
+
+    @property
+    def c(self) -> float | None:
+        """The squared radius of the ball; None where the similarity has no curvature."""
+        return self.content["c"] if self.kind.curved else None
+
+    @property
+    def logit_scale_value(self) -> float:
         """What similarities are multiplied by to be logits: the trained scale, or where training starts."""
-        return float(self.logits.scale)
+        return float(self.logit_scale.scale)
 
     @property
     def calibration(self) -> dict:
@@ -50,7 +61,7 @@ class Projector:
 
     def probability(self, similarity: np.ndarray, calibrated: bool = True) -> np.ndarray:
         """Similarities -> the sigmoid of the trained logits, scaled by the calibration if there is one."""
-        logits = self.scale * similarity.astype(np.float64) + float(self.logits.bias)
+        logits = self.logit_scale_value * similarity.astype(np.float64) + float(self.logit_scale.bias)
         if calibrated and self.calibration:
             logits = self.calibration["slope"] * logits + self.calibration["shift"]
         return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))  # exp overflows at 710
@@ -60,7 +71,7 @@ class Projector:
         """What the cosine to a class's mean training audio is multiplied by; 0 without prototypes."""
         return self.content.get(prototypes.WEIGHT, 0.0)
 
-    def prompts(self, given: list[str] | None) -> list[str]:
+    def prompts(self, given: Sequence[str] | None) -> Sequence[str]:
         """The templates of the class texts: the checkpoint's, or those given; UserError if the two differ."""
         if not self.trained:
             return given or [PROMPT]
@@ -93,7 +104,7 @@ class Projector:
 
     def compare(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Vectors (N, D), (M, D) -> similarities (N, M)."""
-        return (self.module.compare if self.trained else cosine_similarity)(audio, text)
+        return self.module.compare(audio, text) if self.module else self.kind.compare(audio, text, None, 1.0)
 
     def with_prototypes(self, similarity: torch.Tensor, embeddings: torch.Tensor, names: list[str]) -> torch.Tensor:
         """Similarities (N, M) to the classes `names`, with what the prototypes of the checkpoint add, if it has any.
@@ -106,49 +117,47 @@ class Projector:
 
     def describe(self, encoder, prompt: str) -> dict:
         """The models behind the numbers, for the results JSON. c, curvature and temperature: None for plain cosine."""
-        hyperbolic = self.similarity == "hyperbolic"
         return {
             "clap_model": encoder.name,
             "clap_sha256": encoder.sha256,
             "prompt": prompt,
-            "use_hyperbolic": hyperbolic,
+            "use_hyperbolic": self.kind.curved,
             "similarity": self.similarity,
             "projection_checkpoint": str(self.path) if self.path else None,
             "projection_sha256": exported.sha256(self.content) if self.trained else None,
             "epoch": self.content.get("epoch"),
             "output_dim": self.content.get("output_dim", encoder.embed_dim),
-            "c": self.content["c"] if hyperbolic else None,
+            "c": self.c,
             "c_meaning": "squared radius of the ball, curvature = -1/c",
-            "curvature": -1 / self.content["c"] if hyperbolic else None,
+            "curvature": -1 / self.c if self.c else None,
             "temperature": self.content.get("temperature"),
         } | ({"prototypes": self.prototypes} if self.prototypes else {})
 
 
-def open_projector(args: argparse.Namespace, device: torch.device) -> Projector:
-    """The projector of --projection-checkpoint, --use-hyperbolic, --c, --temperature and --prototypes.
+def open_projector(config: ProjectorConfig, device: torch.device) -> Projector:
+    """The projector of a config.
 
-    UserError if one of them contradicts the checkpoint; a warning if plain cosine has no use for it.
+    UserError if the config contradicts the checkpoint; a warning if plain cosine has no use for a value of it.
     """
-    if args.use_hyperbolic and args.projection_checkpoint is None:
-        raise UserError("--use-hyperbolic needs --projection-checkpoint, a .pth file of train_hyperbolic_clap.py")
-    projector = Projector(args.projection_checkpoint, device)
-    if args.prototypes is not None and not math.isclose(args.prototypes, projector.prototypes, rel_tol=1e-5):
+    projector = Projector(config.path, device)
+    if config.prototypes is not None and not math.isclose(config.prototypes, projector.prototypes, rel_tol=1e-5):
         has = f"has those of weight {projector.prototypes:g}" if projector.prototypes else "has none"
-        whose = args.projection_checkpoint or "plain cosine"
-        raise UserError(f"--prototypes {args.prototypes:g} contradicts {whose}, which {has}; leave the flag out")
+        whose = config.path or "plain cosine"
+        raise UserError(f"--prototypes {config.prototypes:g} contradicts {whose}, which {has}; leave the flag out")
+    given = {"c": config.c, "temperature": config.temperature}
     if not projector.trained:
-        for flag in ("c", "temperature"):
-            if getattr(args, flag) is not None:
-                warn(f"--{flag} {getattr(args, flag):g} has no effect: plain cosine has no {flag}")
+        for flag, value in given.items():
+            if value is not None:
+                warn(f"--{flag} {value:g} has no effect: plain cosine has no {flag}")
         return projector
-    if (projector.similarity == "hyperbolic") != args.use_hyperbolic:
-        mend = "test it without --use-hyperbolic" if args.use_hyperbolic else "add --use-hyperbolic"
-        raise UserError(f"{args.projection_checkpoint} was trained for {projector.similarity} similarity; {mend}")
-    for flag in ("c", "temperature"):
-        given, trained = getattr(args, flag), projector.content[flag]
-        if given is not None and not math.isclose(given, trained, rel_tol=1e-5):
+    if config.use_hyperbolic not in (None, projector.kind.curved):
+        mend = "test it without --use-hyperbolic" if config.use_hyperbolic else "add --use-hyperbolic"
+        raise UserError(f"{config.path} was trained for {projector.similarity} similarity; {mend}")
+    for flag, value in given.items():
+        trained = projector.content[flag]
+        if value is not None and not math.isclose(value, trained, rel_tol=1e-5):
             raise UserError(
-                f"--{flag} {given:g} contradicts {args.projection_checkpoint}, which was trained with {flag} = "
-                f"{trained:g}; leave the flag out or give that value"
+                f"--{flag} {value:g} contradicts {config.path}, which was trained with {flag} = {trained:g}; leave the "
+                "flag out or give that value"
             )
     return projector

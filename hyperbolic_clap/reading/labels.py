@@ -9,8 +9,8 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
+from hyperbolic_clap.plumbing.config import ROOT
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.plumbing.flags import ROOT
 
 ONTOLOGY = ROOT / "CLAP" / "class_labels" / "audioset_ontology.json"
 # A quoted item of a written list, closed by its quote or the end: whatever opens matches, so the time is linear.

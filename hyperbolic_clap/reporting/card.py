@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hyperbolic import SIMILARITIES
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.projector import exported
 from hyperbolic_clap.results.files import Results
@@ -97,14 +98,11 @@ def card(content: dict, name: str, clap_model: str, results: list[Results], lice
     rows = [_row(file) for file in results]
     prompts = ", ".join(f"`{prompt}`" for prompt in content["prompt"].split("\n"))
     facts = content | {"name": name, "clap_model": clap_model, "prompts": prompts}
-    c, hyperbolic = content["c"], content["similarity"] == "hyperbolic"
-    english, chinese = content["similarity"], {"cosine": "余弦"}.get(content["similarity"], content["similarity"])
-    if hyperbolic:
-        english = f"minus the distance in the Poincare ball of squared radius c = {c:g}, curvature -1/c = {-1 / c:g}"
-        chinese = f"负的双曲距离（庞加莱球，半径的平方 c = {c:g}，曲率 -1/c = {-1 / c:g}）"
+    kind, ball = SIMILARITIES[content["similarity"]], {"c": content["c"], "curvature": -1 / content["c"]}
+    english, chinese = kind.meaning.format(**ball), kind.meaning_zh.format(**ball)
     parts = [
         _metadata(name, clap_model, rows, license, datasets),
-        ENGLISH.format(**facts | {"geometry": english, "flag": "--use-hyperbolic " if hyperbolic else ""}),
+        ENGLISH.format(**facts | {"geometry": english, "flag": "--use-hyperbolic " if kind.curved else ""}),
         _table(rows, ("", "data", "clips", "classes"), ("CLAP's own cosine, untrained", "this head")) + MEASURED
         if rows
         else "None were given when this card was written.\n",

@@ -255,7 +255,7 @@ def walked(page: Page, f: int) -> dict | None:
         of_classes[i] = row
     texts = distinct(place, met)
     return figure | {
-        "kind": "geodesic to the origin" if made.projector.similarity == "hyperbolic" else "cosine, to the mean text",
+        "kind": made.projector.kind.root,
         "clips_met": [texts[i] if i >= 0 else None for i in page.rows[f]],
         "classes_met": of_classes,
     }
@@ -267,11 +267,11 @@ def distinct(place: np.ndarray, met: np.ndarray) -> list[list[int]]:
 
 
 def disk(page: Page, f: int) -> dict | None:
-    """The points of a hyperbolic projector in the Poincare disk: [x, y] of every class, [clip, x, y] of clips."""
+    """The points of a projector with a curvature in the Poincare disk: [x, y] of every class, [clip, x, y] of clips."""
     made, place = page.made_of[f], page.place[f]
-    if made is None or made.projector.similarity != "hyperbolic":
+    if made is None or made.projector.c is None:
         return None
-    c = float(made.projector.content["c"])
+    c = made.projector.c
     here = np.flatnonzero(page.rows[f] >= 0)
     here = here[evenly(len(here), DISK_CLIPS)]
     log.info("fitting the disk of %s", page.files[f].label)

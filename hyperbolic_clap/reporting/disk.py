@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
-from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.config import DataConfig, EncoderConfig, ProjectorConfig
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.reporting.pictures import WIDTH, caption
 
@@ -22,7 +22,7 @@ GREY = "#999999"
 NAMES = 45  # written at most
 
 
-def draw_disk(args: argparse.Namespace):
+def draw_disk(data: DataConfig, encoder: EncoderConfig, checkpoint: Path):
     """The Poincare disk of class texts and audio, coloured by AudioSet's top-level branches, the commonest named.
 
     Of a projector with two dimensions its own points; else the two-dimensional fit to its distances, with the stress.
@@ -37,17 +37,17 @@ def draw_disk(args: argparse.Namespace):
     from hyperbolic_clap.metrics.ontology import audioset
     from hyperbolic_clap.reporting.mds import flatten
 
-    material, projector, text, audio = tangent_vectors(args)
-    classes = material.classes
+    clips, projector = embed(data, encoder, checkpoint)
+    text, audio, classes = projector.text(clips.text), projector.audio(clips.audio), clips.classes
     tree = audioset()
     nodes, reason = tree.find(classes.names)
     if nodes is None:
         raise UserError(f"the disk shows AudioSet's tree, but {reason}")
-    targets = material.targets.numpy()
+    targets = clips.targets.numpy()
     class_branch = np.array([tree.names[tree.branch(node)] for node in nodes])
     labelled = np.flatnonzero(targets.any(axis=1))
     audio_branch = np.array([most_common(class_branch[targets[i]]) for i in labelled])
-    c = float(projector.c)
+    c = projector.c
     flat = flatten(text, audio[labelled], c)
     at_text, at_audio = disk_points(flat.text, c), disk_points(flat.audio, c)
     figure = Figure(figsize=(WIDTH, 8.3), layout="constrained")
@@ -121,21 +121,16 @@ def write_names(axes, at, names: list[str], clips, edge: float) -> None:
             break
 
 
-def tangent_vectors(args: argparse.Namespace) -> tuple:
-    """(material, projector, text (M, D), audio (N, D)), embedded, cached and projected as in testing."""
-    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, unlabelled
-    from hyperbolic_clap.embedding.texts import read_prompts
-    from hyperbolic_clap.projector.projector import Projector
+def embed(data: DataConfig, encoder: EncoderConfig, checkpoint: Path) -> tuple:
+    """(EmbeddedClips, Projector), embedded, cached and projected as in testing; UserError without a curvature."""
+    from hyperbolic_clap.embedding.pipeline import skip_unlabelled
+    from hyperbolic_clap.projector.opening import open_pipeline
 
-    device = choose_device(args.device)
-    projector = Projector(args.projection_checkpoint, device)
-    if projector.similarity != "hyperbolic":
-        trained = f"{args.projection_checkpoint} was trained for {projector.similarity} similarity"
+    model, pipeline = open_pipeline(data, encoder, ProjectorConfig(checkpoint))
+    if model.projector.c is None:
+        trained = f"{checkpoint} was trained for {model.projector.similarity} similarity"
         raise UserError(f"{trained}, which has no Poincare disk")
-    sources = EmbeddingPipeline(args, device, prompts=projector.prompts(read_prompts(args)))
-    projector.require_model(sources.encoder)
-    material = sources.embed(unlabelled)
-    return material, projector.module, projector.text(material.text), projector.audio(material.audio)
+    return pipeline.embed(skip_unlabelled), model.projector
 
 
 def most_common(names) -> str:

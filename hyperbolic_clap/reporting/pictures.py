@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
 from pathlib import Path
 
+from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError, log, printable
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's colours, which differ for every kind of colour vision
 WIDTH = 8.8  # inches: 880 points of a README, in twice as many pixels
@@ -25,7 +24,7 @@ def caption(figure, text: str) -> None:
     figure.text(0.01, strip - 0.04 / height, text, va="top", fontsize=8.5, color="#444444", linespacing=1.35)
 
 
-def draw_losses(args: argparse.Namespace):
+def draw_losses(setups: list[Path]):
     """Training and validation loss by epoch, one panel for each --setup; the best epoch is marked.
 
     python plot_results.py losses --setup checkpoints_hyperbolic/setup.json --output losses.png
@@ -33,10 +32,12 @@ def draw_losses(args: argparse.Namespace):
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    runs = [read_setup(path) for path in args.setup]
+    from hyperbolic import SIMILARITIES
+
+    runs = [read_setup(path) for path in setups]
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     panels = figure.subplots(1, len(runs), squeeze=False, sharey=same_loss(runs))[0]
-    for panel, (path, setup) in zip(panels, zip(args.setup, runs, strict=True), strict=True):
+    for panel, (path, setup) in zip(panels, zip(setups, runs, strict=True), strict=True):
         epochs = [entry["epoch"] for entry in setup["epochs"]]
         for name, key, colour, mark in (("training", "train_loss", ORANGE, "o"), ("validation", "val_loss", BLUE, "s")):
             values = [entry[key] for entry in setup["epochs"]]
@@ -46,8 +47,9 @@ def draw_losses(args: argparse.Namespace):
             panel.plot(best["epoch"], best["val_loss"], "o", markersize=13, fillstyle="none", color="#444444",
                        label=f"best: epoch {best['epoch']}")
         arguments = setup.get("arguments", {})
-        ball = f" (c = {arguments['c']:g})" if arguments.get("similarity") == "hyperbolic" and "c" in arguments else ""
-        title = f"{arguments.get('similarity', path.parent.name)}{ball}, {arguments.get('loss', '')} loss"
+        kind = arguments.get("similarity", path.parent.name)
+        ball = f" (c = {arguments['c']:g})" if kind in SIMILARITIES and SIMILARITIES[kind].curved else ""
+        title = f"{kind}{ball}, {arguments.get('loss', '')} loss"
         panel.set_title(title, fontsize=11)
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -110,7 +112,7 @@ def read_results(paths: list[Path], class_labels: Path | None) -> list:
     return files
 
 
-def draw_gains(args: argparse.Namespace):
+def draw_gains(results: list[Path], class_labels: Path | None, classes: int, min_clips: int):
     """The classes whose average precision gained and lost most, from a baseline to another results file.
 
     Without stored scores: recall among the stored predictions.
@@ -123,18 +125,18 @@ def draw_gains(args: argparse.Namespace):
     from hyperbolic_clap.results.compare import class_changes
     from hyperbolic_clap.results.measures import Measures, match
 
-    base, other = read_results(args.results, args.class_labels)
+    base, other = read_results(results, class_labels)
     if base.names != other.names:
-        raise UserError(f"{args.results[0]} and {args.results[1]} have other class lists, so no class can be compared")
+        raise UserError(f"{results[0]} and {results[1]} have other class lists, so no class can be compared")
     rows_base, rows_other, _ = match(base, other)
     valid = base.valid[rows_base]
     if not valid.any():
-        raise UserError(f"{args.results[0]} and {args.results[1]} have no labelled clip in common")
+        raise UserError(f"{results[0]} and {results[1]} have no labelled clip in common")
     k, tree = min(base.depth, other.depth), audioset()
     pair = [Measures(file, rows[valid], k, tree) for file, rows in ((base, rows_base), (other, rows_other))]
     if any(m.hits is None for m in pair):
-        raise UserError(f"{args.results[0]} or {args.results[1]} holds no predictions to compare")
-    changes = class_changes(base, other, pair, args)
+        raise UserError(f"{results[0]} or {results[1]} holds no predictions to compare")
+    changes = class_changes(base, other, pair, classes, min_clips)
     panels = [(f"{way} most" if changes[way] else f"no class {way}", changes[way]) for way in ("gained", "lost")]
     rows = max(1, *(len(entries) for _, entries in panels))
     widest = max((max(e["before"], e["after"]) for _, entries in panels for e in entries), default=1)
@@ -154,12 +156,12 @@ def draw_gains(args: argparse.Namespace):
         axes.tick_params(axis="y", length=0)
     caption(figure, (
         f"Each class from {base.label} (hollow) to {other.label} (filled), with its number of clips in brackets, out "
-        f"of {valid.sum()} clips and the {changes['compared']} classes that have {args.min_clips} clips or more. The "
+        f"of {valid.sum()} clips and the {changes['compared']} classes that have {min_clips} clips or more. The "
         "fewer clips a class has, the more of its change is chance."))
     return figure
 
 
-def draw_similarities(args: argparse.Namespace):
+def draw_similarities(results: list[Path], class_labels: Path | None):
     """How similarities of true clip-class pairs differ from those of all others, one panel for each results file.
 
     python plot_results.py similarities results_original.json results_hyperbolic.json --output similarities.png
@@ -168,7 +170,9 @@ def draw_similarities(args: argparse.Namespace):
     from matplotlib.figure import Figure
     from sklearn.metrics import roc_auc_score
 
-    files = read_results(args.results, args.class_labels)
+    from hyperbolic import SIMILARITIES
+
+    files = read_results(results, class_labels)
     for file in files:
         if file.scores is None:
             raise UserError(f"{file.path} has no stored similarities; run the test script with --save-scores")
@@ -186,7 +190,7 @@ def draw_similarities(args: argparse.Namespace):
                       label=f"{name} ({len(values):,})")
             axes.axvline(np.median(values), ymax=0.78, color=colour, linestyle=style, linewidth=1)
         kind = file.info["model"].get("similarity")
-        axes.set_xlabel("similarity = -distance / temperature" if kind == "hyperbolic" else f"{kind} similarity")
+        axes.set_xlabel(SIMILARITIES[kind].label if kind in SIMILARITIES else f"{kind} similarity")
         area = roc_auc_score(file.targets[file.valid].ravel(), file.scores[file.valid].ravel())
         axes.set_title(f"{file.label}: ROC area {area:.3f}", fontsize=11)
         axes.set_yticks([])
@@ -217,7 +221,7 @@ def head_of(file):
     return projector
 
 
-def draw_reliability(args: argparse.Namespace):
+def draw_reliability(results: list[Path], class_labels: Path | None):
     """How often the most probable class is true against its probability, before and after calibration.
 
     One panel for each results file of a trained projector, tested with --save-scores; the projector itself is read for
@@ -229,7 +233,7 @@ def draw_reliability(args: argparse.Namespace):
 
     from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1_reliability
 
-    files = read_results(args.results, args.class_labels)
+    files = read_results(results, class_labels)
     for file in files:
         if file.scores is None:
             raise UserError(f"{file.path} has no stored similarities; run the test script with --save-scores")

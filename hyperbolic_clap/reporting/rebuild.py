@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from hyperbolic_clap.embedding.pipeline import EmbeddedClips, skip_unlabelled
+from hyperbolic_clap.plumbing.config import DEFAULT_CHECKPOINT, DataConfig, EncoderConfig, ProjectorConfig
 from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.plumbing.flags import CLASS_LABELS, Parser, add_shared_flags
-from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.projector.opening import open_pipeline
+from hyperbolic_clap.projector.projector import Projector, open_projector
 from hyperbolic_clap.results.files import Results
 
-PATHS = ("parquet_dir", "class_labels", "cache_dir", "projection_checkpoint")
 SAME_PREDICTIONS = 0.99  # the least share of clips whose best class comes out again: other devices round otherwise
 
 
@@ -28,28 +28,36 @@ class Rebuilt:
     text: torch.Tensor
 
 
-def arguments(file: Results) -> argparse.Namespace:
-    """The flags a results file was made with, those it does not name at their defaults; UserError if it has none.
+def stored_configs(file: Results) -> tuple[DataConfig, EncoderConfig, Path | None]:
+    """What a results file was made of, and its projector's path; UserError if it does not say.
 
-    A relative path is looked for from here, then from the results file's folder and the folders above it.
+    A relative path is looked for from here, then from the results file's folder and the folders above it. What the file
+    does not name is at its default; the prompts are the file's own.
     """
     stored = file.info.get("arguments")
     if not isinstance(stored, dict) or not isinstance(stored.get("parquet_dir"), str):
         raise UserError(f"{file.label} does not say which clips and model it was made of")
-    parser = Parser("")
-    add_shared_flags(parser)
-    args = parser.parse_args(["--parquet-dir", "."])
-    known = vars(args) | {"num_samples": None, "projection_checkpoint": None}
-    vars(args).update({name: stored.get(name, default) for name, default in known.items()})
-    args.prompt = args.prompt_file = None  # the file holds the prompts themselves
-    for name in PATHS:
-        given = getattr(args, name)
-        setattr(args, name, find(str(given), file.path) if given else None)
-    if not args.class_labels or not args.class_labels.is_file():
-        args.class_labels = CLASS_LABELS
-    if find(str(args.checkpoint), file.path).is_dir():
-        args.checkpoint = str(find(str(args.checkpoint), file.path))
-    return args
+
+    def path(name: str) -> Path | None:
+        return find(str(stored[name]), file.path) if stored.get(name) else None
+
+    labels, checkpoint = path("class_labels"), str(stored.get("checkpoint", DEFAULT_CHECKPOINT))
+    local, prompt = find(checkpoint, file.path), file.info["model"].get("prompt")
+    plain = EncoderConfig()
+    encoder = EncoderConfig(
+        checkpoint=str(local) if local.is_dir() else checkpoint,
+        device=stored.get("device", plain.device),
+        class_labels=labels if labels and labels.is_file() else None,
+        prompts=tuple(prompt.split("\n")) if isinstance(prompt, str) else None,
+        batch_size=stored.get("encode_batch_size", plain.batch_size),
+        workers=stored.get("workers"),
+        autocast=not stored.get("no_autocast", False),
+        cache_dir=path("cache_dir"),
+        use_cache=not stored.get("no_cache", False),
+        verify_cache=stored.get("verify_cache", False),
+    )
+    folder, skip_bad = find(stored["parquet_dir"], file.path), stored.get("skip_bad_files", False)
+    return DataConfig(folder, stored.get("num_samples"), skip_bad), encoder, path("projection_checkpoint")
 
 
 def find(given: str, results: Path) -> Path:
@@ -58,28 +66,21 @@ def find(given: str, results: Path) -> Path:
     return next((place for place in places if place.exists()), Path(given))
 
 
-def rebuild(file: Results, known: dict) -> Rebuilt:
+def rebuild(file: Results, known: dict[tuple[DataConfig, EncoderConfig], EmbeddedClips]) -> Rebuilt:
     """The projector and vectors of a results file; UserError if they are gone or give other predictions.
 
-    known: material already embedded, by what it was made of; filled here, so that files of one test share it.
+    known: clips already embedded, by what they are made of; filled here, so that files of one test share them.
     """
-    from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, unlabelled
-
-    args = arguments(file)
-    device = choose_device(args.device)
-    projector = Projector(args.projection_checkpoint, device)
-    prompt = file.info["model"].get("prompt")
-    prompts = projector.prompts(prompt.split("\n") if isinstance(prompt, str) else None)
-    key = tuple(map(str, (args.parquet_dir, args.checkpoint, args.class_labels, args.num_samples, prompts)))
-    if key not in known:
-        sources = EmbeddingPipeline(args, device, prompts=prompts)
-        projector.require_model(sources.encoder)
-        material = sources.embed(unlabelled)
-        known[key] = material.audio, material.text, material.rows.video_ids, material.classes.names
-    audio, text, ids, names = known[key]
+    data, encoder, path = stored_configs(file)
+    projector = open_projector(ProjectorConfig(path), choose_device(encoder.device))
+    if (data, encoder) not in known:
+        _, pipeline = open_pipeline(data, encoder, ProjectorConfig(path))
+        known[data, encoder] = pipeline.embed(skip_unlabelled)
+    clips = known[data, encoder]
+    audio, ids, names = clips.audio, clips.rows.video_ids, clips.classes.names
     if ids != [video for video, _ in file.keys] or names != file.names:
-        raise UserError(f"{args.parquet_dir} no longer holds the clips and classes of {file.label}")
-    rebuilt = Rebuilt(projector, projector.audio(audio), projector.text(text))
+        raise UserError(f"{data.parquet_dir} no longer holds the clips and classes of {file.label}")
+    rebuilt = Rebuilt(projector, projector.audio(audio), projector.text(clips.text))
     if file.depth:
         scores = projector.with_prototypes(projector.compare(rebuilt.audio, rebuilt.text), audio, names)
         best = scores.argmax(1).cpu().numpy()

@@ -14,7 +14,7 @@ from data import Clip, ParquetFolder, decode
 from hyperbolic_clap.plumbing.device import cores
 from hyperbolic_clap.plumbing.errors import RowError, UserError
 from hyperbolic_clap.reading.labels import ClassList
-from hyperbolic_clap.reporting.rebuild import arguments
+from hyperbolic_clap.reporting.rebuild import stored_configs
 from hyperbolic_clap.results.files import Results
 
 SECONDS = 10  # of a clip, from its start
@@ -35,8 +35,8 @@ def choose(count: int, most: int, first: np.ndarray) -> np.ndarray:
 
 def sounds(file: Results, chosen: np.ndarray) -> dict[int, dict]:
     """{row of the file: {ogg, picture}} base64 texts of the chosen clips that are still there; UserError if none is."""
-    args = arguments(file)
-    folder = ParquetFolder(args.parquet_dir, ClassList(file.names), skip_bad=True)
+    data, *_ = stored_configs(file)
+    folder = ParquetFolder(data.parquet_dir, ClassList(file.names), skip_bad=True)
     wanted = {file.keys[i][1]: int(i) for i in chosen}
     numbers = [int(sample) for sample in wanted if sample.isdigit()]
     rate = BUDGET * 8 / max(1, len(chosen) * SECONDS)
@@ -57,7 +57,7 @@ def sounds(file: Results, chosen: np.ndarray) -> dict[int, dict]:
             made = pool.map(make, [clip for _, clip in batch])
             found |= {i: sound for (i, _), sound in zip(batch, made, strict=True) if sound}
     if not found:
-        raise UserError(f"{args.parquet_dir} no longer holds the clips of {file.label}")
+        raise UserError(f"{data.parquet_dir} no longer holds the clips of {file.label}")
     return found
 
 

@@ -54,7 +54,7 @@ def compare(files: list, args: argparse.Namespace) -> dict:
             values = [cells(None, m.values() | {"valid_samples": m.size}, k, notes) for m in pair]
             tables.append(table(f"the {len(rows_base)} common clips", [base, file], values, [None, found]))
         if all(m.hits is not None for m in pair):
-            classes.append(class_changes(base, file, pair, args))
+            classes.append(class_changes(base, file, pair, args.classes, args.min_clips))
     fewer = {entry["resamples"] for found in intervals if found for entry in found.values()} - {args.resamples}
     if fewer:
         notes.append(f"map, auc and d_prime have {min(fewer)} resamples instead of {args.resamples}, for time")
@@ -127,12 +127,12 @@ def table(title: str, files: list, values: list[dict], intervals: list[dict | No
     return {"title": title, "files": [file.label for file in files], "rows": rows}
 
 
-def class_changes(base: Results, file: Results, pair: list[Measures], args: argparse.Namespace) -> dict:
+def class_changes(base: Results, file: Results, pair: list[Measures], most: int, min_clips: int) -> dict:
     """The classes that gained and lost most from base to file. pair: their measures on the common clips."""
     by_ranking = all(m.ranking is not None for m in pair)
     before, after = (m.per_class(by_ranking) for m in pair)
     counts = pair[0].targets.sum(axis=0)
-    change = np.where(counts >= args.min_clips, after - before, np.nan)
+    change = np.where(counts >= min_clips, after - before, np.nan)
     order = [i for i in np.argsort(change, kind="stable") if np.isfinite(change[i]) and change[i]]
 
     def entry(i: int) -> dict:
@@ -143,10 +143,10 @@ def class_changes(base: Results, file: Results, pair: list[Measures], args: argp
         "baseline": base.label,
         "other": file.label,
         "measure": "average precision" if by_ranking else f"recall at {pair[0].k}",
-        "min_clips": args.min_clips,
+        "min_clips": min_clips,
         "compared": int(np.isfinite(change).sum()),
-        "gained": [entry(i) for i in order[::-1][: args.classes] if change[i] > 0],
-        "lost": [entry(i) for i in order[: args.classes] if change[i] < 0],
+        "gained": [entry(i) for i in order[::-1][:most] if change[i] > 0],
+        "lost": [entry(i) for i in order[:most] if change[i] < 0],
     }
 
 

@@ -44,6 +44,6 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
 def calibration(trainer) -> dict:
     """{"calibration": {slope, shift, clips}} of a Trainer's weights on its validation clips, for a checkpoint."""
     rows = trainer.validation[:CLIPS]
-    logits = trainer.scale(trainer.projector(trainer.audio[rows], trainer.text)).cpu().numpy()
+    logits = trainer.logit_scale(trainer.projector(trainer.audio[rows], trainer.text)).cpu().numpy()
     slope, shift = fit(logits.ravel(), trainer.targets[rows].cpu().numpy().ravel())
     return {"calibration": {"slope": slope, "shift": shift, "clips": len(rows)}}

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from hyperbolic_clap.metrics.retrieval import retrieve, summary
-from hyperbolic_clap.training.trainer import Settings, Trainer
+from hyperbolic_clap.plumbing.config import TrainConfig
+from hyperbolic_clap.training.trainer import Trainer
 
 
 class CaptionTrainer(Trainer):
@@ -16,10 +17,10 @@ class CaptionTrainer(Trainer):
     and a caption that two clips share is one of both.
     """
 
-    def __init__(self, settings: Settings, audio, pairs: torch.Tensor, text, train, validation):
+    def __init__(self, config: TrainConfig, audio, pairs: torch.Tensor, text, train, validation):
         self.pairs = np.asarray(pairs.cpu())
         self.starts = np.searchsorted(self.pairs[:, 0], np.arange(len(audio) + 1))
-        super().__init__(settings, audio, None, text, train, validation)
+        super().__init__(config, audio, None, text, train, validation)
 
     def _batch(self, rows: torch.Tensor):
         clips = rows.cpu().numpy()
@@ -30,7 +31,7 @@ class CaptionTrainer(Trainer):
         return torch.from_numpy(texts).to(rows.device), targets.to(rows.device)
 
     def _validation_size(self) -> int:
-        return self.settings.batch_size  # what else is in a batch is part of the loss
+        return self.config.batch_size  # what else is in a batch is part of the loss
 
     @torch.no_grad()
     def validate(self, epoch: int) -> dict:

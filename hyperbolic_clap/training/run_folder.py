@@ -11,9 +11,12 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.plumbing.files import lock, remove_stale, require_writable, write_json
 from hyperbolic_clap.projector import checkpoints
+from hyperbolic_clap.training.adam import Adam
 
 
 class RunFolder:
@@ -64,11 +67,11 @@ class RunFolder:
     def _best_file(self, epoch: int) -> Path:
         return self.folder / f"best_projection_epoch_{epoch}.pth"
 
-    def count(self, material, train, validation) -> None:
+    def count(self, clips, train, validation) -> None:
         """Note how many clips are used, train, validate and were skipped."""
-        parts = {"used": len(material.rows), "train": len(train), "validation": len(validation)}
-        self.setup["clips"] = parts | material.counts
-        log.info("%d clips: %d train, %d validate, %d texts", *parts.values(), len(material.text))
+        parts = {"used": len(clips.rows), "train": len(train), "validation": len(validation)}
+        self.setup["clips"] = parts | clips.counts
+        log.info("%d clips: %d train, %d validate, %d texts", *parts.values(), len(clips.text))
 
     def resume(self, about: Callable[[], dict], trainer) -> int:
         """If that is wanted, bring a Trainer to the last finished epoch of an interrupted run; -> that epoch or 0.
@@ -94,7 +97,7 @@ class RunFolder:
                         f"--resume: {path} was trained with {name} = {before}, this run has {value};"
                         " leave --resume out to start anew"
                     )
-            checkpoints.check_continues(f"--resume: {path}", content, trainer.optimizer, trainer.scale)
+            check_continues(f"--resume: {path}", content, trainer.optimizer, trainer.logit_scale)
             for name in FIGURES:
                 if type(content.get(name, "")) not in (int, float, type(None)) or content["epoch"] != epoch:
                     raise UserError(f"--resume: {path} does not hold the figures of epoch {epoch}")
@@ -136,7 +139,7 @@ class RunFolder:
             if other != best:
                 other.unlink()
 
-    def stalled(self, patience: int | None) -> bool:
+    def should_stop_early(self, patience: int | None) -> bool:
         """Whether none of the last `patience` epochs is better, by _order, than the best before; None: never."""
         return bool(patience and self.best and self.setup["epochs"][-1]["epoch"] - self.best["epoch"] >= patience)
 
@@ -144,6 +147,28 @@ class RunFolder:
     def best_path(self) -> Path:
         """The best checkpoint so far."""
         return self._best_file(self.best["epoch"])
+
+
+def check_continues(name: str, content: dict, optimizer: Adam, logit_scale: torch.nn.Module) -> None:
+    """UserError unless a checkpoint continues the training of `logit_scale` and of what `optimizer`, an Adam, holds.
+
+    load_state_dict would take moments of any shape, and the first step would fail.
+    """
+    given, fresh = content["optimizer_state_dict"], optimizer.state_dict()
+    moments = [checkpoints.form(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    fitting = [{"step": checkpoints.form(torch.tensor(0.0)), "exp_avg": form, "exp_avg_sq": form} for form in moments]
+    state = given.get("state")
+    known = range(len(fitting))
+    fits = isinstance(state, dict) and all(i in known and checkpoints.form(state[i]) == fitting[i] for i in state)
+    if not fits or checkpoints.form(given.get("param_groups")) != checkpoints.form(fresh["param_groups"]):
+        raise UserError(f"{name} has an optimizer_state_dict that does not fit this run; leave --resume out")
+    if checkpoints.form(content["scale_state_dict"]) != checkpoints.form(logit_scale.state_dict()):
+        raise UserError(f"{name} has a scale_state_dict that does not fit this run; leave --resume out")
+    trained = content.get("trained_state_dict") or {}
+    if checkpoints.form(trained) != ({str(i): form for i, form in enumerate(moments)} if trained else {}):
+        raise UserError(f"{name} has a trained_state_dict that does not fit this run; leave --resume out")
+    if wrong := checkpoints.not_finite(content):
+        raise UserError(f"{name} has values in {wrong} that are not finite")
 
 
 def _order(figures: dict) -> tuple:

@@ -5,47 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 
 import torch
 from tqdm import tqdm
 
 from hyperbolic import LOSSES, HyperbolicProjector, LogitScale
+from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.training.adam import Adam
 
 VALIDATION_ROWS = 1024
 START_ROWS = 4096  # clips and texts, at most, that the start is computed from
 SCALE_LEARNING_RATE = 1e-3  # at least, for the logit scale and bias: two numbers with far to go
-
-
-@dataclass
-class Settings:
-    """What a training run depends on besides its data."""
-
-    epochs: int = 10
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    c: float = 1.0
-    temperature: float = 1.0
-    loss: str = "sigmoid"
-    similarity: str = "hyperbolic"
-    output_dim: int = 512
-    audio_radius: float = 0.5
-    learn_c: bool = False
-    seed: int = 42
-    logit_scale: float | None = None
-    text_radius: float | None = None
-    lr_schedule: str = "constant"
-    average_with_start: float = 0.0
-
-    def identity(self) -> dict:
-        """What the weights after a given epoch depend on; of the later settings only those that are not the default."""
-        later = ("logit_scale", "text_radius", "lr_schedule", "average_with_start")
-        fields = type(self).__dataclass_fields__
-        kept = {n: v for n, v in asdict(self).items() if n not in later or v != fields[n].default}
-        epochs = kept.pop("epochs")  # only how long it goes on, unless a schedule ends where they end
-        return kept if self.lr_schedule == "constant" else kept | {"epochs": epochs}
 
 
 class Trainer:
@@ -55,36 +26,36 @@ class Trainer:
     `validation` are row positions.
     """
 
-    def __init__(self, settings: Settings, audio, targets, text, train, validation):
-        self.settings = settings
+    def __init__(self, config: TrainConfig, audio, targets, text, train, validation):
+        self.config = config
         self.audio, self.targets, self.text = audio, targets, text
         self.train, self.validation = train.to(audio.device), validation.to(audio.device)
-        self.loss = LOSSES[settings.loss]
-        torch.manual_seed(settings.seed)
+        self.loss = LOSSES[config.loss]
+        torch.manual_seed(config.seed)
         self.projector = HyperbolicProjector(
             embed_dim=audio.shape[1],
-            output_dim=settings.output_dim,
-            c=settings.c,
-            temperature=settings.temperature,
-            similarity=settings.similarity,
-            audio_radius=settings.audio_radius,
-            learn_c=settings.learn_c,
+            output_dim=config.output_dim,
+            c=config.c,
+            temperature=config.temperature,
+            similarity=config.similarity,
+            audio_radius=config.audio_radius,
+            learn_c=config.learn_c,
         ).to(audio.device)
         self.projector.start_at_principal_directions(text[:START_ROWS])
-        if settings.text_radius is not None:
-            self.projector.start_text_at(settings.text_radius, text)
-        self.scale = LogitScale(settings.logit_scale or LogitScale.START).to(audio.device)
+        if config.text_radius is not None:
+            self.projector.start_text_at(config.text_radius, text)
+        self.logit_scale = LogitScale(config.logit_scale or LogitScale.START).to(audio.device)
         with torch.no_grad():
             rows = self.train[:START_ROWS]
             columns, right = self._batch(rows)
-            self.scale.centre(self.projector(audio[rows], text[columns]), right)
-        scale_rate = max(settings.learning_rate, SCALE_LEARNING_RATE)
-        scalars = [*self.scale.parameters()]
-        if settings.learn_c:
+            self.logit_scale.centre(self.projector(audio[rows], text[columns]), right)
+        scale_rate = max(config.learning_rate, SCALE_LEARNING_RATE)
+        scalars = [*self.logit_scale.parameters()]
+        if config.learn_c:
             scalars.append(self.projector.log_c_change)
         self.optimizer = Adam(
             [
-                {"params": list(self.projector.linear.parameters()), "lr": settings.learning_rate},
+                {"params": list(self.projector.linear.parameters()), "lr": config.learning_rate},
                 {"params": scalars, "lr": scale_rate},
             ]
         )
@@ -101,33 +72,33 @@ class Trainer:
 
     def _validation_size(self) -> int:
         # Only the contrastive loss depends on what else is in a batch; the others go in large ones, for speed.
-        return self.settings.batch_size if self.settings.loss == "contrastive" else VALIDATION_ROWS
+        return self.config.batch_size if self.config.loss == "contrastive" else VALIDATION_ROWS
 
     def state(self) -> dict:
         """What rebuilds the projector, and what continues the training."""
-        settings = self.settings
+        config = self.config
         trained = {}
         if self._trained is not None:
             trained["trained_state_dict"] = {str(i): value for i, value in enumerate(self._trained)}
         return trained | {
             "projection_state_dict": self.projector.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
-            "scale_state_dict": self.scale.state_dict(),
-            "temperature": settings.temperature,
-            "base_c": settings.c,
-            "output_dim": settings.output_dim,
-            "similarity": settings.similarity,
-            "audio_radius": settings.audio_radius,
-            "loss": settings.loss,
-            "seed": settings.seed,
+            "scale_state_dict": self.logit_scale.state_dict(),
+            "temperature": config.temperature,
+            "base_c": config.c,
+            "output_dim": config.output_dim,
+            "similarity": config.similarity,
+            "audio_radius": config.audio_radius,
+            "loss": config.loss,
+            "seed": config.seed,
         }
 
     def load_state(self, state: dict) -> None:
         """Take over what `state` returned after some epoch; the next epoch runs as if nothing had come between."""
         self.projector.load_state_dict(state["projection_state_dict"])
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
-        self.scale.load_state_dict(state["scale_state_dict"])
-        if self.settings.average_with_start:
+        self.logit_scale.load_state_dict(state["scale_state_dict"])
+        if self.config.average_with_start:
             self._set(list(state["trained_state_dict"].values()))
 
     @torch.no_grad()
@@ -157,15 +128,15 @@ class Trainer:
 
         While a record is looked at, the projector is the one it was validated with, averaged or not.
         """
-        for epoch in range(first, self.settings.epochs + 1):
+        for epoch in range(first, self.config.epochs + 1):
             try:
                 train_loss = self._train_epoch(epoch)
-                with self.averaged(self.settings.average_with_start):
+                with self.averaged(self.config.average_with_start):
                     yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
             except ValueError as error:
-                if not self.settings.learn_c:
+                if not self.config.learn_c:
                     raise
-                rate = self.settings.learning_rate
+                rate = self.config.learning_rate
                 raise UserError(f"at epoch {epoch}: {error}; --learning-rate {rate:g} is the likely cause") from None
 
     def _set_rates(self, done: float) -> None:
@@ -173,32 +144,37 @@ class Trainer:
 
         Loshchilov and Hutter 2017, "SGDR", eq. 5 without restarts.
         """
-        share = (1 + math.cos(math.pi * done)) / 2 if self.settings.lr_schedule == "cosine" else 1
+        share = (1 + math.cos(math.pi * done)) / 2 if self.config.lr_schedule == "cosine" else 1
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
 
+    def _restore_rates(self) -> None:
+        """The learning rates as they were given."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
+
     def _train_epoch(self, epoch: int) -> float:
         # The order depends on seed and epoch alone, so a resumed run sees the same batches.
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         order = self.train[torch.randperm(len(self.train), generator=generator).to(self.train.device)]
         total = torch.zeros((), dtype=torch.float64, device=order.device)
         unseen = []  # losses since the last look at them
-        batches = order.split(self.settings.batch_size)
+        batches = order.split(self.config.batch_size)
         for step, rows in enumerate(tqdm(batches, desc=f"epoch {epoch}", unit="batch", mininterval=0.5), 1):
             columns, targets = self._batch(rows)
             similarity = self.projector(self.audio[rows], self.text[columns])
-            loss = self.loss(self.scale(similarity), targets)
+            loss = self.loss(self.logit_scale(similarity), targets)
             unseen.append(loss.detach())
             if step % 64 == 0 or step == len(batches):  # a look at the values waits for the device
                 self._check(unseen, epoch, step)
                 unseen = []
-            self._set_rates((epoch - 1 + (step - 1) / len(batches)) / self.settings.epochs)
+            self._set_rates((epoch - 1 + (step - 1) / len(batches)) / self.config.epochs)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self.scale.limit()
+            self.logit_scale.limit()
             total += loss.detach() * len(rows)
-        self._set_rates(0)  # a checkpoint keeps those that were given
+        self._restore_rates()  # a checkpoint keeps those that were given
         return float(total) / len(order)
 
     def _check(self, losses: list, epoch: int, step: int) -> None:
@@ -206,7 +182,7 @@ class Trainer:
         finite = torch.stack(losses).isfinite().tolist()
         if all(finite):
             return
-        cause = f"--learning-rate {self.settings.learning_rate:g} is the likely cause, try a smaller one"
+        cause = f"--learning-rate {self.config.learning_rate:g} is the likely cause, try a smaller one"
         where = "in the validation"
         if step:
             step += 1 - len(finite) + finite.index(False)
@@ -228,7 +204,7 @@ class Trainer:
         for rows in self.validation.split(self._validation_size()):
             audio, (columns, targets) = projector.audio(self.audio[rows]), self._batch(rows)
             similarity = projector.compare(audio, text[columns])
-            loss += self.loss(self.scale(similarity), targets) * len(rows)
+            loss += self.loss(self.logit_scale(similarity), targets) * len(rows)
             for i, chosen in enumerate((targets, ~targets)):
                 sums[i] += (similarity.double() * chosen).sum()
                 counts[i] += chosen.sum()
@@ -243,8 +219,8 @@ class Trainer:
             "val_loss": float(loss) / len(self.validation),
             "similarity_positives": positive,
             "similarity_negatives": negative,
-            "logit_scale": float(self.scale.scale),
-            "logit_bias": float(self.scale.bias),
+            "logit_scale": float(self.logit_scale.scale),
+            "logit_bias": float(self.logit_scale.bias),
             "c": float(projector.c),
             "audio_radius_mean": float(audio_radius.mean()),
             "audio_radius_std": float(audio_radius.std(correction=0)),

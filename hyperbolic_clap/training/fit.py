@@ -1,0 +1,118 @@
+"""One training on embedded clips: its folder, its trainer, and what each epoch leaves behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+from hyperbolic_clap.embedding.pairs import EmbeddedPairs
+from hyperbolic_clap.embedding.pipeline import EmbeddedClips, Embedder, EmbeddingPipeline
+from hyperbolic_clap.plumbing.config import CONVENTION, RunConfig, TrainConfig
+from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.projector.opening import Model
+from hyperbolic_clap.projector.prototypes import prototypes
+from hyperbolic_clap.training.calibration import calibration
+from hyperbolic_clap.training.caption_trainer import CaptionTrainer
+from hyperbolic_clap.training.groups import groups, require_column
+from hyperbolic_clap.training.run_folder import RunFolder
+from hyperbolic_clap.training.split import fingerprint, split_by_video
+from hyperbolic_clap.training.trackers import NoTracker
+from hyperbolic_clap.training.trainer import Trainer
+
+
+def require_trainable(config: TrainConfig, pipeline: EmbeddingPipeline) -> None:
+    """UserError if the folder has no column to split by, or the encoder fewer dimensions than the projector."""
+    require_column(pipeline.folder, config.split_by)
+    encoder = pipeline.embedder.encoder
+    if config.output_dim > encoder.embed_dim:
+        raise UserError(
+            f"--output-dim {config.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}"
+        )
+
+
+def open_output(run: RunConfig, described: dict, model: Model) -> RunFolder:
+    """The RunFolder of a run; under torchrun it is resumed when the ranks were restarted. described: of the run."""
+    encoder, ranks = model.embedder.encoder, model.ranks
+    setup = described | {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "convention": CONVENTION,
+        "clap_model": encoder.name,
+        "clap_sha256": encoder.sha256,
+        "clips": None,
+        "epochs": [],
+        "best_epoch": None,
+    }
+    output = RunFolder(run.output_dir, setup, run.resume or ranks.remembers("run folder"))
+    ranks.remember("run folder")
+    return output
+
+
+def split_clips(
+    config: TrainConfig, pipeline: EmbeddingPipeline, clips: EmbeddedClips | EmbeddedPairs
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n,), (m,) positions of the training and the validation clips, apart by config.split_by."""
+    return split_by_video(groups(pipeline.folder, clips.rows, config.split_by), config.train_ratio, config.seed)
+
+
+def fit(
+    config: TrainConfig,
+    clips: EmbeddedClips | EmbeddedPairs,
+    split: tuple[torch.Tensor, torch.Tensor],
+    model: Model,
+    output: RunFolder,
+    tracker: NoTracker,
+) -> None:
+    """Train epoch by epoch, from the last finished one where the folder resumes, and keep what each leaves behind."""
+    train, validation = split
+    output.count(clips, train, validation)
+    audio, targets, text = (tensor.to(model.device) for tensor in clips.tensors())
+    about = _about(config, clips, train, model.embedder)
+    trainer = (CaptionTrainer if config.captions else Trainer)(config, audio, targets, text, train, validation)
+    calibrated = not config.captions and not config.prototypes  # what prototypes add is no part of the logits
+    done = output.resume(about, trainer)
+    for figures in () if output.should_stop_early(config.patience) else trainer.epochs(first=done + 1):
+        output.keep(figures | trainer.state() | about() | (calibration(trainer) if calibrated else {}))
+        tracker.log(figures["epoch"], figures)
+        log.info(describe(figures))
+        if output.should_stop_early(config.patience):
+            log.info("no better epoch in %d epochs: stopped", config.patience)
+            break
+    tracker.close()
+
+
+def _about(
+    config: TrainConfig, clips: EmbeddedClips | EmbeddedPairs, train: torch.Tensor, embedder: Embedder
+) -> Callable[[], dict]:
+    """What a checkpoint says of the models, prompt and data behind it, and its prototypes; made when it is asked for.
+
+    Hashing a million vectors takes seconds, so they are hashed beside the first steps.
+    """
+    data = ThreadPoolExecutor(1).submit(fingerprint, *clips.tensors(), train)
+
+    @cache
+    def about() -> dict:
+        encoder = embedder.encoder
+        kept = {"text": config.text}
+        if isinstance(clips, EmbeddedClips):
+            audio, targets = clips.audio[train], clips.targets[train]
+            kept |= prototypes(config.prototypes, audio, targets, clips.classes.names)
+        model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": embedder.prompt}
+        identity = {"prompt": embedder.prompt} | config.identity() | {"data": data.result()}
+        return model | {"embed_dim": encoder.embed_dim, "identity": identity} | kept
+
+    return about
+
+
+def describe(figures: dict) -> str:
+    """One log line of an epoch; an undefined figure shows as nan."""
+    return (
+        "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
+        "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f} and bias "
+        "{logit_bias:.2f}, radius of audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text "
+        "{text_radius_mean:.2f} +- {text_radius_std:.2f}, near the boundary "
+        "{audio_near_boundary:.1%} and {text_near_boundary:.1%}, c {c:g}"
+    ).format(**{name: float("nan") if value is None else value for name, value in figures.items()})
