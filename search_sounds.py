@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> None:
     check_queries(args)
     from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline
     from hyperbolic_clap.embedding.texts import read_prompts
-    from hyperbolic_clap.inference.search import nearest, project
+    from hyperbolic_clap.inference.search import nearest
+    from hyperbolic_clap.projector.blocks import project
     from hyperbolic_clap.projector.projector import open_projector
 
     device = choose_device(args.device)
@@ -94,10 +95,10 @@ def check_queries(args: argparse.Namespace) -> None:
 def text_queries(args: argparse.Namespace, sources, projector) -> dict:
     """{text: its (B, D) vectors}: one, or those of its branch."""
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.metrics.superclasses import branch_of
+    from hyperbolic_clap.metrics.superclasses import subtree_of
 
     tree = audioset()
-    branches = {text: (branch_of(text, tree) if args.branches else []) for text in args.query}
+    branches = {text: (subtree_of(text, tree) if args.branches else []) for text in args.query}
     for text, branch in branches.items():
         if branch:
             log.info("%s: an inner class, answered by the %d texts of its branch", text, len(branch))

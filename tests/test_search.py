@@ -9,7 +9,8 @@ import torch
 from conftest import flac, script, tone, tone_rows, write_rows
 
 from hyperbolic import HyperbolicProjector
-from hyperbolic_clap.inference.search import nearest, project
+from hyperbolic_clap.inference.search import nearest
+from hyperbolic_clap.projector.blocks import project
 from hyperbolic_clap.projector.projector import Projector
 
 
@@ -17,8 +18,8 @@ def projector(kind: str) -> Projector:
     made = Projector(None, torch.device("cpu"))
     if kind != "plain":
         torch.manual_seed(0)
-        made.projector = HyperbolicProjector(32, 8, similarity=kind).requires_grad_(False)
-        torch.nn.init.normal_(made.projector.linear.weight)
+        made.module = HyperbolicProjector(32, 8, similarity=kind).requires_grad_(False)
+        torch.nn.init.normal_(made.module.linear.weight)
     return made
 
 

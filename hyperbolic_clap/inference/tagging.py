@@ -11,7 +11,7 @@ from tqdm import tqdm
 from hyperbolic_clap.embedding.texts import embed_classes
 from hyperbolic_clap.inference.windows import embed_window, windows
 from hyperbolic_clap.metrics.ontology import audioset
-from hyperbolic_clap.metrics.superclasses import branch_of, log_sum_exp
+from hyperbolic_clap.metrics.superclasses import log_sum_exp, subtree_of
 from hyperbolic_clap.plumbing.errors import RowError, warn
 from hyperbolic_clap.projector.projector import Projector
 
@@ -27,7 +27,7 @@ class Tagger:
 
         self.text = vectors(names)
         tree = audioset()
-        below = {i: branch_of(name, tree) for i, name in enumerate(names)} if branches else {}
+        below = {i: subtree_of(name, tree) for i, name in enumerate(names)} if branches else {}
         self.branches = {i: (vectors(members), members) for i, members in below.items() if members}
 
     def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:

@@ -1,44 +1,48 @@
-"""The way to the root: which class texts a clip meets on its way to the origin, and whether they are its ancestors.
+"""Traversal towards the root: which class texts a clip meets on its way, and whether they are its ancestors.
 
 A clip's vector is walked towards what is most general: after a hyperbolic projector to the origin, along the geodesic;
 in cosine to the mean direction of the class texts, along the chord (Desai et al. 2023, "Hyperbolic Image-Text
 Representations", MERU, section 4.3 and appendix, whose steps these are). At each step the most similar text is met.
-If the space holds AudioSet's tree, a clip meets the ancestors of its classes, the nearest first.
+If the space holds the tree, a clip meets the ancestors of its classes, the nearest first.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.ontology import Ontology, audioset
-from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.weighted import ratio
 
-STEPS = 24  # of a walk, the clip itself and the root included
+STEPS = 24  # of a traversal, the clip itself and the root included
 PAIRS_AT_ONCE = 1 << 24  # similarities of one block of clips: 64 MiB
 RESAMPLES = 2000
+ORIGIN, MEAN_TEXT = "geodesic to the origin", "cosine, to the mean text"  # where the root is, and the way there
 
 
-def walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
-    """(N, D) audio and (M, D) text vectors of a projector -> (N, STEPS) positions of the texts met.
+def traverse(compare: Callable, audio: torch.Tensor, text: torch.Tensor, root: str) -> np.ndarray:
+    """(N, D) audio and (M, D) text vectors -> (N, STEPS) positions of the texts met.
 
-    From the clip itself (first column) to the root (last): the origin, or the mean direction of the texts.
+    compare: (audio, text) -> similarity. From the clip itself (first column) to the root (last): ORIGIN for tangent
+    vectors at the origin of the ball, or MEAN_TEXT, the mean direction of the texts.
     """
     size = max(1, PAIRS_AT_ONCE // (STEPS * len(text)))
-    met = [_walk(projector, audio[start : start + size], text) for start in range(0, len(audio), size)]
+    met = [_traverse(compare, audio[start : start + size], text, root) for start in range(0, len(audio), size)]
     return np.concatenate(met) if met else np.empty((0, STEPS), int)
 
 
-def _walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+def _traverse(compare: Callable, audio: torch.Tensor, text: torch.Tensor, root: str) -> np.ndarray:
     along = torch.linspace(0, 1, STEPS, dtype=audio.dtype, device=audio.device)[:, None, None]
-    if projector.similarity == "hyperbolic":  # a geodesic through the origin is a ray of tangent vectors
-        places, root = audio * (1 - along), 0 * audio[:1]
+    if root == ORIGIN:  # a geodesic through the origin is a ray of tangent vectors
+        places = audio * (1 - along)
     else:
         unit = torch.nn.functional.normalize
-        root = unit(unit(text, dim=-1).mean(0, keepdim=True), dim=-1)
-        places = (1 - along) * unit(audio, dim=-1) + along * root
-    best = projector.compare(places.flatten(0, 1), text).argmax(1)
+        mean = unit(unit(text, dim=-1).mean(0, keepdim=True), dim=-1)
+        places = (1 - along) * unit(audio, dim=-1) + along * mean
+    best = compare(places.flatten(0, 1), text).argmax(1)
     return best.reshape(STEPS, len(audio)).T.cpu().numpy()
 
 
@@ -77,25 +81,24 @@ def longest_chains(above: np.ndarray) -> np.ndarray:
         height = new
 
 
-def way_to_root(
-    projector: Projector, audio: torch.Tensor, text: torch.Tensor, targets: np.ndarray, names: list[str]
-) -> dict:
-    """The figure for the results JSON: the share of ancestors met in order, with its 95 % interval over the clips.
+def traversal_metrics(
+    compare: Callable, audio: torch.Tensor, text: torch.Tensor, root: str, targets: np.ndarray, names: list[str],
+    tree: Ontology,
+) -> dict:  # fmt: skip
+    """The metric for the results JSON: the share of ancestors met in order, with its 95 % interval over the clips.
 
-    share: ancestors met in order over those that could be, summed over the clips. shuffled: the same with the true
-    classes of another clip, what chance and texts near the root give. None where there is no ground; reason says why.
+    compare, audio, text and root: as of `traverse`. targets (N, M) bool of the classes `names`. share: ancestors met in
+    order over those that could be, summed over the clips. shuffled: the same with the true classes of another clip,
+    what chance and texts near the root give. None where undefined; reason says why.
     """
-    kind = "geodesic to the origin" if projector.similarity == "hyperbolic" else "cosine, to the mean text"
-    figure = {"walk": kind, "steps": STEPS} | dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
-    tree = audioset()
+    nothing = dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
+    figure = {"walk": root, "steps": STEPS} | nothing
     nodes, figure["reason"] = tree.find(names)
-    if nodes is None:
-        return figure
-    return figure | share(walk(projector, audio, text), targets, nodes, tree)
+    return figure if nodes is None else figure | share(traverse(compare, audio, text, root), targets, nodes, tree)
 
 
 def share(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> dict:
-    """share, low, high, clips, shuffled and reason of walks that are known."""
+    """share, low, high, clips, shuffled and reason of traversals."""
     counts = ancestors_in_order(met, targets, nodes, tree)
     able = counts[:, 1] > 0
     if not able.any():
@@ -105,9 +108,7 @@ def share(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontolog
     others[order] = np.roll(order, 1)  # every clip gets another's classes, unless it is the only one
     chance = ancestors_in_order(met[able], targets[others][able], nodes, tree).sum(axis=0)
     inside, whole = counts[able].T
-    drawn = [
-        bootstrap.ratio(weights, inside, whole) for weights in bootstrap.draw(len(whole), RESAMPLES, 0, len(whole))
-    ]
+    drawn = [ratio(weights, inside, whole) for weights in bootstrap.draw(len(whole), RESAMPLES, 0)]
     low, high = bootstrap.interval(np.concatenate(drawn)) or (None, None)
     return {
         "share": float(inside.sum() / whole.sum()),

@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1_reliability
 from hyperbolic_clap.metrics.ontology import ROOT, Ontology, audioset
-from hyperbolic_clap.metrics.traversal import share, walk
+from hyperbolic_clap.metrics.traversal import share, traverse
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.reading.labels import normalise
 from hyperbolic_clap.reporting.confidence import risk_coverage
@@ -18,6 +18,7 @@ from hyperbolic_clap.reporting.mds import evenly, flatten
 from hyperbolic_clap.reporting.rebuild import Rebuilt, rebuild
 from hyperbolic_clap.reporting.sound import choose, sounds
 from hyperbolic_clap.results.compare import describe
+from hyperbolic_clap.results.evaluation import root_of
 from hyperbolic_clap.results.files import Results
 from hyperbolic_clap.results.measures import Measures, match
 
@@ -206,13 +207,14 @@ def classes(page: Page, f: int) -> dict | None:
         page.notes.append(f"{file.label} has no figures by class, as it holds no predictions of labelled clips")
         return None
     measures = Measures(file, np.flatnonzero(file.valid), min(TOP, file.depth), page.tree)
-    ranked = measures.ranking is not None
+    found = measures.per_class()
+    ranked = found.precision is not None
     if not ranked:
         page.notes.append(f"{file.label} was tested without --save-scores, so classes show recall at {measures.k}")
     size = len(page.names)
     value, support, confused = [None] * size, [0] * size, [None] * size
     wrong = ~measures.hits[:, 0]
-    for i, figure in enumerate(measures.per_class(ranked)):
+    for i, figure in enumerate(found.precision if ranked else found.recall):
         true = measures.targets[:, i]
         support[place[i]] = int(true.sum())
         value[place[i]] = float(figure) if np.isfinite(figure) else None
@@ -247,15 +249,16 @@ def walked(page: Page, f: int) -> dict | None:
     made, file, place = page.made_of[f], page.files[f], page.place[f]
     if made is None:
         return None
-    met = walk(made.projector, made.audio, made.text)
+    compare, root = made.projector.compare, root_of(made.projector)
+    met = traverse(compare, made.audio, made.text, root)
     nodes, reason = page.tree.find(file.names)
     figure = {"share": None, "reason": reason} if nodes is None else share(met, file.targets, nodes, page.tree)
     of_classes: list = [None] * len(page.names)
-    for i, row in zip(place, distinct(place, walk(made.projector, made.text, made.text)), strict=True):
+    for i, row in zip(place, distinct(place, traverse(compare, made.text, made.text, root)), strict=True):
         of_classes[i] = row
     texts = distinct(place, met)
     return figure | {
-        "kind": "geodesic to the origin" if made.projector.similarity == "hyperbolic" else "cosine, to the mean text",
+        "kind": root,
         "clips_met": [texts[i] if i >= 0 else None for i in page.rows[f]],
         "classes_met": of_classes,
     }

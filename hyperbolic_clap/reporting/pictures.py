@@ -120,7 +120,7 @@ def draw_gains(args: argparse.Namespace):
     from matplotlib.figure import Figure
 
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.results.compare import class_changes
+    from hyperbolic_clap.results.compare import CompareConfig, class_changes
     from hyperbolic_clap.results.measures import Measures, match
 
     base, other = read_results(args.results, args.class_labels)
@@ -134,7 +134,8 @@ def draw_gains(args: argparse.Namespace):
     pair = [Measures(file, rows[valid], k, tree) for file, rows in ((base, rows_base), (other, rows_other))]
     if any(m.hits is None for m in pair):
         raise UserError(f"{args.results[0]} or {args.results[1]} holds no predictions to compare")
-    changes = class_changes(base, other, pair, args)
+    config = CompareConfig(classes=args.classes, min_clips=args.min_clips)
+    changes = class_changes(base, other, [m.per_class() for m in pair], config)
     panels = [(f"{way} most" if changes[way] else f"no class {way}", changes[way]) for way in ("gained", "lost")]
     rows = max(1, *(len(entries) for _, entries in panels))
     widest = max((max(e["before"], e["after"]) for _, entries in panels for e in entries), default=1)
