@@ -74,10 +74,11 @@ def main(args: argparse.Namespace) -> None:
 
 def compare_files(args: argparse.Namespace, labels: list[str]) -> tuple[list, dict]:
     """Results files of classification, or of retrieval, and their comparison; UserError if they are of both."""
-    from hyperbolic_clap.results.compare import compare
+    from hyperbolic_clap.results.compare import CompareConfig, compare
     from hyperbolic_clap.results.files import load, read
     from hyperbolic_clap.results.retrieval import compare_retrieval, is_retrieval, read_retrieval
 
+    config = CompareConfig(args.resamples, args.seed, args.classes, args.min_clips)
     contents = {label: (path, load(path)) for path, label in zip(args.results, labels, strict=True)}
     kinds = {label: is_retrieval(content) for label, (_, content) in contents.items()}
     if len({*kinds.values()}) > 1:
@@ -87,9 +88,9 @@ def compare_files(args: argparse.Namespace, labels: list[str]) -> tuple[list, di
         if args.report:
             raise UserError(f"--report shows classification, but {args.results[0]} holds results of retrieval")
         files = [read_retrieval(path, label, content) for label, (path, content) in contents.items()]
-        return files, compare_retrieval(files, args)
+        return files, compare_retrieval(files, config)
     files = [read(path, label, args.class_labels, CLASS_LABELS) for label, (path, _) in contents.items()]
-    return files, compare(files, args)
+    return files, compare(files, config)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def parser() -> Parser:
 def main(args: argparse.Namespace) -> None:
     check_queries(args)
     from hyperbolic_clap.embedding.pipeline import use_all
-    from hyperbolic_clap.inference.search import nearest, project
+    from hyperbolic_clap.inference.search import nearest
+    from hyperbolic_clap.projector.blocks import project
     from hyperbolic_clap.projector.opening import open_pipeline
 
     data, encoder, chosen = data_config(args), encoder_config(args), projector_config(args)
@@ -102,10 +103,10 @@ def check_queries(args: argparse.Namespace) -> None:
 def text_queries(args: argparse.Namespace, model) -> dict:
     """{text: its (B, D) vectors}: one, or those of its subtree."""
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.metrics.superclasses import branch_of
+    from hyperbolic_clap.metrics.superclasses import subtree_of
 
     tree = audioset()
-    subtrees = {text: (branch_of(text, tree) if args.branches else []) for text in args.query}
+    subtrees = {text: (subtree_of(text, tree) if args.branches else []) for text in args.query}
     for text, subtree in subtrees.items():
         if subtree:
             log.info("%s: a superclass, answered by the %d texts of its subtree", text, len(subtree))

@@ -83,7 +83,8 @@ def signed(entry: dict) -> list[str]:
 
 def retrieval(home: Home, args) -> None:
     """Both directions of every side, and every pair of sides that a sentence is about."""
-    from hyperbolic_clap.results.retrieval import ORDER, WAYS
+    from hyperbolic_clap.metrics.retrieval import METRICS as ORDER
+    from hyperbolic_clap.results.retrieval import WAYS
 
     for part in ("train_balanced", "eval"):
         captioned = home.folder / "captioned" / part
@@ -140,9 +141,10 @@ def heads(home: Home, args) -> None:
     import numpy as np
 
     from hyperbolic_clap.metrics.ontology import audioset
+    from hyperbolic_clap.metrics.superclasses import INNER
     from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.results import files
-    from hyperbolic_clap.results.measures import Measures
+    from hyperbolic_clap.results.measures import Measures, gain_of_subtrees
 
     inner = []
     for side, flags in {UNTRAINED: None, **SIDES}.items():
@@ -153,9 +155,10 @@ def heads(home: Home, args) -> None:
         scores = ["--num-samples", 1000, "--save-scores", home.folder / f"{name}.safetensors"]
         path = home.test("test_clap_modelscope", name, args.sounds / "eval", head, *scores)
         file = files.read(path, name, None, CLASS_LABELS)
-        gain = Measures(file, np.flatnonzero(file.valid), file.depth, audioset()).gain_of_branches(10_000, 0)
+        measures = Measures(file, np.flatnonzero(file.valid), file.depth, audioset())
+        gain = gain_of_subtrees(measures.values(), measures.resample(10_000, 0))
         found = read(path)
-        values = [found["ontology"][m] for m in files.INNER]
+        values = [found["ontology"][m] for m in INNER]
         row = [side if head is None else f"{side} (defaults)", found["ontology"]["inner_classes"]]
         inner.append([*row, *(f"{x:.4f}" for x in (*values, *gain.values()))])
     header = ["side", "inner_classes", "map_inner", "map_inner_descendants", "gain", "low", "high"]

@@ -223,15 +223,16 @@ def resampled(scores, name: str):
     """(RESAMPLES, 4) float32: the metrics of resampled clips of a folder, the same draws for every scores."""
     import numpy as np
 
-    from hyperbolic_clap.metrics.bootstrap import Ranking, draw
+    from hyperbolic_clap.metrics.bootstrap import draw
+    from hyperbolic_clap.metrics.weighted import Ranking
 
     targets = DATA.measured[name].targets.numpy()
     hits = np.take_along_axis(targets, np.argsort(-scores, axis=1), axis=1)
     linear = np.stack([hits[:, :1].any(1), hits[:, :5].any(1), precision(scores, targets)], axis=1).astype(np.float32)
     ranking, parts = Ranking(scores, targets), []
-    for weights in draw(len(targets), RESAMPLES, 0, ranking.width):
+    for weights in draw(len(targets), RESAMPLES, 0):
         means = weights @ linear / len(targets)
-        parts.append(np.insert(means, 2, np.nanmean(ranking(weights)[0], axis=1), axis=1))
+        parts.append(np.insert(means, 2, np.nanmean(ranking.precision(weights), axis=1), axis=1))
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -37,26 +37,26 @@ def with_tree(data: Data, checkpoint: str) -> Tree:
 # Figures are arrays (1 + RESAMPLES,): the value, and the value for each resample of the clips.
 
 
-def drawn(clips: int, width: int, work):
+def drawn(clips: int, work):
     """work: (B, clips) weights -> (B,)."""
     import numpy as np
 
     from hyperbolic_clap.metrics.bootstrap import draw
 
     as_it_is = np.ones((1, clips), np.float32)
-    return np.concatenate([work(as_it_is), *(work(weights) for weights in draw(clips, RESAMPLES, 0, width))])
+    return np.concatenate([work(as_it_is), *(work(weights) for weights in draw(clips, RESAMPLES, 0))])
 
 
 def mean_precision(scores, targets):
     """Average precision of each class that occurs, averaged over them."""
-    from hyperbolic_clap.metrics.bootstrap import Ranking, mean_of_classes
+    from hyperbolic_clap.metrics.weighted import Ranking, mean_of_classes
 
     ranking = Ranking(scores, targets)
-    return drawn(len(targets), ranking.width, lambda weights: mean_of_classes(ranking(weights)[0]))
+    return drawn(len(targets), lambda weights: mean_of_classes(ranking.precision(weights)))
 
 
 def mean(values):
-    return drawn(len(values), len(values), lambda weights: weights @ values.astype("float32") / len(values))
+    return drawn(len(values), lambda weights: weights @ values.astype("float32") / len(values))
 
 
 def ranked(scores, targets) -> dict:
@@ -94,9 +94,9 @@ def tree_figures(head=None) -> dict:
     import torch
 
     from hyperbolic_clap.metrics import traversal as walks
-    from hyperbolic_clap.metrics.bootstrap import ratio
     from hyperbolic_clap.metrics.ontology import audioset, radius_follows_depth
-    from hyperbolic_clap.metrics.superclasses import inner_similarities
+    from hyperbolic_clap.metrics.weighted import ratio
+    from hyperbolic_clap.results.evaluation import of_superclasses
 
     data, tree, found, head = geometry_runs.DATA, audioset(), {}, head or head_of()
     nodes, place = tree.find(data.names)[0], {name: i for i, name in enumerate(tree.names[1:])}
@@ -107,12 +107,12 @@ def tree_figures(head=None) -> dict:
         )  # fmt: skip
         scores, targets = scores_of(head, name), folder.targets.numpy()
         with torch.no_grad():
-            inner = inner_similarities(material, head, scores)
+            inner = of_superclasses(material, head, scores, tree)
             text = head.text(data.text)
-            met = walks.walk(head, head.audio(folder.audio), text)
+            met = walks.traverse(head.compare, head.kind.towards_root, head.audio(folder.audio), text)
         own, branch = (mean_precision(inner[kind], inner["inner_targets"]) for kind in ("inner_own", "inner_branch"))
         inside, whole = walks.ancestors_in_order(met, targets, nodes, tree).T
-        share = drawn(len(met), len(met), partial(ratio, numerator=inside, denominator=whole))
+        share = drawn(len(met), partial(ratio, numerator=inside, denominator=whole))
         figures = {"map_inner": own, "map_inner_descendants": branch, "descendants - own text": branch - own}
         figures |= {"way to the root": share} | ranked(scores, targets)
         follows = radius_follows_depth(text.norm(dim=1).numpy(), tree.depth[nodes])
@@ -212,7 +212,7 @@ def held_out(subtree: bool) -> list:
     import numpy as np
 
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.metrics.superclasses import inner_nodes
+    from hyperbolic_clap.metrics.superclasses import superclasses
 
     data, tree = geometry_runs.DATA, audioset()
     occurs = data.measured["eval"].targets.numpy().any(0) & data.train.targets.numpy().any(0)
@@ -220,7 +220,7 @@ def held_out(subtree: bool) -> list:
         both = np.flatnonzero(occurs)
         return [np.random.default_rng(seed).choice(both, min(HELD, len(both) // 2), False) for seed in range(SEEDS)]
     below = tree.ancestors[tree.find(data.names)[0]] & occurs[:, None]
-    fit = [node for node in inner_nodes(tree) if SUBTREE[0] <= below[:, node].sum() <= SUBTREE[1]]
+    fit = [node for node in superclasses(tree) if SUBTREE[0] <= below[:, node].sum() <= SUBTREE[1]]
     return [np.flatnonzero(below[:, node]) for node in np.random.default_rng(0).permutation(fit)[:SEEDS]]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperbolic_clap.metrics.bootstrap import Ranking, draw, interval, mean_of_classes
+from hyperbolic_clap.metrics.bootstrap import draw, interval
 from hyperbolic_clap.metrics.classification import metrics, rank_classes
+from hyperbolic_clap.metrics.weighted import Ranking, mean_of_classes
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
 RESAMPLES, LEAST = 2000, 200
-RANKING_FLOPS = 2e11  # above it there are fewer resamples, for time
+RANKING_COST = 2e10  # above it there are fewer resamples, for time
 
 
 def figures(seeds: list[list], targets: list) -> dict:
@@ -55,12 +56,12 @@ def differences(name: str, other: str, b: list[list], a: list[list], targets: li
 def _resampled(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """(B, 4): METRICS of resampled clips; the same clips for all scores."""
     ranking = Ranking(scores, targets)
-    count = int(np.clip(RANKING_FLOPS / max(ranking.flops, 1), LEAST, RESAMPLES))
+    count = int(np.clip(RANKING_COST / max(ranking.cost, 1), LEAST, RESAMPLES))
     hits = np.take_along_axis(targets, rank_classes(scores), axis=1)
     precision = [average_precision(row) for row in hits]
     linear = np.stack([hits[:, :1].any(1), hits[:, :5].any(1), precision], axis=1).astype(np.float32)
     parts = []
-    for weights in draw(len(scores), count, 0, ranking.width):
+    for weights in draw(len(scores), count, 0):
         means = weights @ linear / len(scores)
         parts.append(np.insert(means, 2, mean_of_classes(ranking(weights)[0]), axis=1))
     return np.concatenate(parts)

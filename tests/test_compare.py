@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from compare_results import main, parser
-from hyperbolic_clap.metrics import bootstrap
+from hyperbolic_clap.metrics import bootstrap, weighted
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
@@ -28,18 +28,25 @@ def random_case(clips=60, classes=12, ties=False, seed=0):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("group_floats", [1 << 24, 2000])
-def test_ranking_equals_scikit_learn_for_any_weights(ties, group_floats, monkeypatch):
-    monkeypatch.setattr(bootstrap, "GROUP_FLOATS", group_floats)
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("kind", ["float32", "float64", "fractions"])
+def test_ranking_equals_scikit_learn_for_any_weights(ties, small, kind, monkeypatch):
+    if small:
+        monkeypatch.setattr(weighted, "GROUP_POSITIVES", 40)
+        monkeypatch.setattr(weighted, "BLOCK_FLOATS", 130)
     scores, targets = random_case(ties=ties)
-    ranking = bootstrap.Ranking(scores, targets)
-    assert (len(ranking.groups) > 1) == (group_floats == 2000)
-    weights = np.concatenate([np.ones((1, 60), np.float32), *bootstrap.draw(60, 6, 1, 1)])
+    ranking = weighted.Ranking(scores, targets)
+    assert (len(ranking.groups) > 1) == small
+    weights = np.concatenate([np.ones((1, 60), np.float32), *bootstrap.draw(60, 6, 1)])
+    if kind != "float32":
+        weights = weights.astype(float) * (np.random.default_rng(5).random(60) if kind == "fractions" else 1)
     ap, auc = ranking(weights)
+    assert ap.dtype == weights.dtype and (ranking.precision(weights) == ap).all()
+    near = 1e-6 if kind == "float32" else 1e-12
     for w, ap_row, auc_row in zip(weights, ap, auc, strict=True):
         for j, (t, s) in enumerate(zip(targets.T, scores.T, strict=True)):
-            assert ap_row[j] == pytest.approx(average_precision_score(t, s, sample_weight=w), abs=1e-5)
-            assert auc_row[j] == pytest.approx(roc_auc_score(t, s, sample_weight=w), abs=1e-5)
+            assert ap_row[j] == pytest.approx(average_precision_score(t, s, sample_weight=w), abs=near)
+            assert auc_row[j] == pytest.approx(roc_auc_score(t, s, sample_weight=w), abs=near)
 
 
 def test_a_class_without_positives_in_a_resample_drops_out():
@@ -48,9 +55,9 @@ def test_a_class_without_positives_in_a_resample_drops_out():
     targets[7, 3] = True
     weights = np.ones((1, 60), np.float32)
     weights[0, 7] = 0
-    ap, auc = bootstrap.Ranking(scores, targets)(weights)
+    ap, auc = weighted.Ranking(scores, targets)(weights)
     assert np.isnan(ap[0, 3]) and np.isnan(auc[0, 3])
-    assert bootstrap.mean_of_classes(ap)[0] == pytest.approx(np.delete(ap[0], 3).mean())
+    assert weighted.mean_of_classes(ap)[0] == pytest.approx(np.delete(ap[0], 3).mean())
 
 
 @pytest.mark.parametrize("average", ["micro", "macro"])
@@ -60,7 +67,7 @@ def test_precision_recall_f1_equal_scikit_learn(average):
     targets[0] = np.arange(8) == 0
     rows = np.flatnonzero(targets.any(axis=1))
     measures = Measures(results_of(scores, targets), rows, 3, Ontology())
-    for weights in bootstrap.draw(len(rows), 4, 5, 1):
+    for weights in bootstrap.draw(len(rows), 4, 5):
         found = measures.of_sums(weights)
         for i, row in enumerate(weights.astype(int)):
             repeated = [np.repeat(x[rows], row, axis=0) for x in (targets, top_matrix(scores, 3))]
@@ -82,12 +89,12 @@ def results_of(scores, targets):
 
 
 def test_draws_are_seeded_and_do_not_depend_on_the_chunks(monkeypatch):
-    whole = np.concatenate(list(bootstrap.draw(37, 50, 3, 1)))
+    whole = np.concatenate(list(bootstrap.draw(37, 50, 3)))
     monkeypatch.setattr(bootstrap, "CHUNK_FLOATS", 7 * 37)
-    parts = list(bootstrap.draw(37, 50, 3, 1))
+    parts = list(bootstrap.draw(37, 50, 3))
     assert len(parts) == 8 and (np.concatenate(parts) == whole).all()
     assert (whole.sum(axis=1) == 37).all()
-    assert (np.concatenate(list(bootstrap.draw(37, 50, 4, 1))) != whole).any()
+    assert (np.concatenate(list(bootstrap.draw(37, 50, 4))) != whole).any()
 
 
 def test_interval_of_a_known_case():
@@ -102,8 +109,8 @@ def test_interval_of_a_known_case():
     )
     rows = np.arange(clips)
     a.scores = b.scores = None  # acc@1 alone, quickly
-    pair = [Measures(x, rows, 1, Ontology()) for x in (a, b)]
-    found = paired_intervals(*pair, 10_000, 0)["acc@1"]
+    pair = [Measures(x, rows, 1, Ontology()).resample(10_000, 0) for x in (a, b)]
+    found = paired_intervals(*pair)["acc@1"]
     half = 1.96 * math.sqrt(0.1 * 0.9 / clips)
     assert [found["low"], found["high"]] == pytest.approx([0.1 - half, 0.1 + half], abs=0.002)
     assert found["resamples"] == 10_000

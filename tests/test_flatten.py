@@ -1,12 +1,12 @@
-"""Two dimensions for many: the hyperbolic fit and the way to the root, against what can be known of them."""
+"""Two dimensions for many: the hyperbolic fit and the traversal to the root, against what can be known of them."""
 
 import numpy as np
 import pytest
 import torch
 
-from hyperbolic import tangent_pairwise_distance
-from hyperbolic_clap.metrics import traversal as walks
+from hyperbolic import SIMILARITIES, cosine_similarity, hyperbolic_similarity, tangent_pairwise_distance
 from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.traversal import STEPS, ancestors_in_order, traversal_metrics, traverse
 from hyperbolic_clap.reporting.mds import evenly, flatten, stress
 
 
@@ -71,7 +71,7 @@ def counts(tree, met, truth):
     targets = np.zeros((1, len(NAMES)), bool)
     targets[0, [NAMES.index(name) for name in truth]] = True
     row = np.array([[NAMES.index(name) for name in met]])
-    return walks.ancestors_in_order(row, targets, nodes, tree)[0].tolist()
+    return ancestors_in_order(row, targets, nodes, tree)[0].tolist()
 
 
 def test_ancestors_are_counted_in_order(tree):
@@ -86,19 +86,11 @@ def test_ancestors_are_counted_in_order(tree):
     assert counts(tree, whole, ["Music"]) == [0, 0]
 
 
-class Plane:
-    """A projector whose vectors are what is given."""
+HYPERBOLIC, COSINE = (SIMILARITIES[name] for name in ("hyperbolic", "cosine"))
 
-    similarity = "hyperbolic"
 
-    def __init__(self, similarity):
-        self.similarity = similarity
-
-    def compare(self, audio, text):
-        from hyperbolic import cosine_similarity, hyperbolic_similarity
-
-        return hyperbolic_similarity(audio, text, 1.0, 1.0) if self.similarity == "hyperbolic" else cosine_similarity(
-            audio, text)
+def hyperbolic_compare(audio, text):
+    return hyperbolic_similarity(audio, text, 1.0, 1.0)
 
 
 def test_a_tree_laid_out_on_a_ray_is_walked_in_order(tree):
@@ -111,18 +103,18 @@ def test_a_tree_laid_out_on_a_ray_is_walked_in_order(tree):
     ray = torch.tensor([3.0, 2.2, 1.4, 0.7])
     text = torch.cat([torch.stack([ray, 0 * ray], 1), torch.stack([0 * ray, ray], 1)])
     audio, targets = text[[0, 4]], np.eye(8, dtype=bool)[[0, 4]]
-    figure = walks.way_to_root(Plane("hyperbolic"), audio, text, targets, names)
+    figure = traversal_metrics(hyperbolic_compare, HYPERBOLIC, audio, text, targets, names, tree)
     assert (figure["share"], figure["shuffled"], figure["clips"], figure["reason"]) == (1.0, 1 / 6, 2, None)
     assert figure["walk"] == "geodesic to the origin" and figure["low"] == figure["high"] == 1.0
-    met = walks.walk(Plane("hyperbolic"), audio, text)
+    met = traverse(hyperbolic_compare, HYPERBOLIC.towards_root, audio, text)
     assert met[0, 0] == 0 and met[0, -1] in (3, 7) and list(dict.fromkeys(met[0].tolist()))[:4] == [0, 1, 2, 3]
-    flat = walks.walk(Plane("cosine"), audio, text)
-    assert flat.shape == (2, walks.STEPS) and flat[0, 0] in range(4)  # cosine sees no radius
+    flat = traverse(cosine_similarity, COSINE.towards_root, audio, text)
+    assert flat.shape == (2, STEPS) and flat[0, 0] in range(4)  # cosine sees no radius
 
 
-def test_no_ground_gives_null_with_its_reason():
-    audio, text = torch.ones(2, 3), torch.eye(3)
-    figure = walks.way_to_root(Plane("cosine"), audio, text, np.ones((2, 3), bool), ["Music", "drill", "press"])
+def test_an_undefined_share_is_null_with_its_reason(tree):
+    vectors = cosine_similarity, COSINE, torch.ones(2, 3), torch.eye(3)
+    figure = traversal_metrics(*vectors, np.ones((2, 3), bool), ["Music", "drill", "press"], tree)
     assert figure["share"] is None and "are not AudioSet's" in figure["reason"]
-    figure = walks.way_to_root(Plane("cosine"), audio, text, np.zeros((2, 3), bool), ["Music", "Dog", "Bark"])
+    figure = traversal_metrics(*vectors, np.zeros((2, 3), bool), ["Music", "Dog", "Bark"], tree)
     assert figure["share"] is None and figure["clips"] == 0 and "class with an ancestor" in figure["reason"]

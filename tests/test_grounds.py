@@ -11,16 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import plot_results
-from compare_results import parser as compare_parser
 from hyperbolic import HyperbolicProjector
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips
-from hyperbolic_clap.metrics.undefined import grounded
+from hyperbolic_clap.metrics.undefined import defined_or_null
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
-from hyperbolic_clap.results.compare import compare
+from hyperbolic_clap.results.compare import CompareConfig, compare
 from hyperbolic_clap.results.evaluation import evaluate
 from hyperbolic_clap.results.files import read, save_scores
 from hyperbolic_clap.results.tables import render
@@ -97,7 +96,7 @@ def folder(tmp_path_factory):
 def test_any_evaluation_and_comparison_ends_in_strict_json(folder, material, kind):
     paths = [write(folder, "a", material, "plain"), write(folder, "b", material, kind)]
     files = [read(path, path.stem, None, ROOT) for path in paths]
-    report = compare(files, compare_parser().parse_args([*map(str, paths), "--resamples", "100"]))
+    report = compare(files, CompareConfig(resamples=100))
     write_json(folder / "comparison.json", report)
     assert json.loads((folder / "comparison.json").read_text())["tables"]
     assert "nan" not in render(report, markdown=False)
@@ -131,10 +130,11 @@ def test_a_group_that_fails_is_null_and_the_rest_is_kept(caplog):
     def fails():
         return {"a": np.zeros(2)[5]}
 
-    groups, reasons = grounded({"x": fails, "y": lambda: {"a": math.inf, "b": {"c": math.nan, "d": 1.5}, "map": None}})
+    found = {"a": math.inf, "b": {"c": math.nan, "d": 1.5}, "map": None}
+    groups, reasons = defined_or_null({"x": fails, "y": lambda: found})
     assert groups == {"x": None, "y": {"a": None, "b": {"c": None, "d": 1.5}, "map": None}}
     assert reasons["x"].startswith("IndexError: ") and "x cannot be computed" in caplog.text
     assert reasons["y.a"] == "infinite" and reasons["y.b.c"] == "not a number" and reasons["y.map"]
     with pytest.raises(UserError):
-        grounded({"x": lambda: (_ for _ in ()).throw(UserError("not finite"))})
+        defined_or_null({"x": lambda: (_ for _ in ()).throw(UserError("not finite"))})
     json.dumps(groups, allow_nan=False)

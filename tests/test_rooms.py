@@ -11,7 +11,7 @@ PACKAGE = "hyperbolic_clap"
 ROOT_FOLDERS = {"CLAP/", "hyperbolic_clap/", "tests/", "demo/", "benchmarks/", "docs/"}  # beside .ci/ and .github/
 # From the lowest to the uppermost. A room may import itself and what stands before it; the scripts may import all.
 ROOMS = [
-    "plumbing", "hyperbolic", "CLAP", "reading", "data", "embedding", "projector", "metrics", "training", "results",
+    "hyperbolic", "plumbing", "CLAP", "reading", "data", "embedding", "projector", "metrics", "training", "results",
     "inference", "reporting",
 ]  # fmt: skip
 

@@ -9,7 +9,8 @@ import torch
 from conftest import flac, script, tone, tone_rows, write_rows
 
 from hyperbolic import HyperbolicProjector
-from hyperbolic_clap.inference.search import nearest, project
+from hyperbolic_clap.inference.search import nearest
+from hyperbolic_clap.projector.blocks import project
 from hyperbolic_clap.projector.projector import Projector
 
 

@@ -13,9 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 from hyperbolic_clap.inference.tagging import Tagger
 from hyperbolic_clap.inference.windows import windows
-from hyperbolic_clap.metrics.calibration import expected_calibration_error, reliability
+from hyperbolic_clap.metrics.calibration import expected_calibration_error, fit, reliability
 from hyperbolic_clap.projector.projector import Projector
-from hyperbolic_clap.training.calibration import fit
 
 
 def test_the_fit_equals_logistic_regression():

@@ -17,7 +17,7 @@ def nearest(
     """For each query (positions of the k most similar clips, their similarities), best first, ties in their order.
 
     audio (N, D) and queries (B, D) each: vectors as Projector.audio and Projector.text give them. A query of several
-    vectors is a branch, compared by the log-sum-exp of their similarities.
+    vectors is a subtree, compared by the log-sum-exp of their similarities.
     """
     together, sizes = torch.cat(queries), [len(vectors) for vectors in queries]
     kept = [(np.empty(0, int), np.empty(0, np.float32))] * len(queries)
@@ -40,10 +40,3 @@ def _best(positions: np.ndarray, values: np.ndarray, more: np.ndarray, column: n
         positions, values = positions[enough], values[enough]
     order = np.argsort(-values, kind="stable")[:k]
     return positions[order], values[order]
-
-
-def project(projector: Projector, embeddings: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
-    """(N, embed_dim) audio embeddings -> the (N, D) vectors that are compared, made in blocks."""
-    if not projector.trained:
-        return projector.audio(embeddings)
-    return torch.cat([projector.audio(embeddings[start : start + block]) for start in range(0, len(embeddings), block)])

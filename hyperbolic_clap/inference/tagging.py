@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from hyperbolic_clap.inference.windows import embed_window, windows
 from hyperbolic_clap.metrics.ontology import audioset
-from hyperbolic_clap.metrics.superclasses import branch_of, log_sum_exp
+from hyperbolic_clap.metrics.superclasses import log_sum_exp, subtree_of
 from hyperbolic_clap.plumbing.errors import RowError, warn
 from hyperbolic_clap.projector.opening import Model
 
@@ -22,7 +22,7 @@ class Tagger:
         self.projector, self.embedder, self.names = model.projector, model.embedder, model.classes.names
         self.text = self._vectors(self.names)
         tree = audioset()
-        below = {i: branch_of(name, tree) for i, name in enumerate(self.names)} if branches else {}
+        below = {i: subtree_of(name, tree) for i, name in enumerate(self.names)} if branches else {}
         self.branches = {i: (self._vectors(members), members) for i, members in below.items() if members}
 
     def _vectors(self, names: list[str]) -> torch.Tensor:

@@ -1,12 +1,42 @@
-"""How true the probabilities of a trained projector are, before and after its calibration."""
+"""Probabilities of classes: the scaling that fits them to validation clips, and how true they are."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hyperbolic_clap.projector.projector import Projector
-
 BINS = 15
+STEPS = 50
+LIMIT = 1e-6  # of the curvature of the likelihood, against 1/0 where all pairs are certain
+
+
+def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """(slope, shift) for which sigmoid(slope x logit + shift) has the greatest likelihood, by Newton's method.
+
+    logits and targets: all pairs of a clip and a class, flat. Platt 1999, "Probabilistic Outputs for Support Vector
+    Machines", with his targets that keep the slope finite where the classes are apart.
+    """
+    x, right = logits.astype(np.float64), targets.astype(bool)
+    positive, negative = right.sum(), (~right).sum()
+    y = np.where(right, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    slope, shift = 1.0, 0.0
+
+    def loss(a: float, b: float) -> float:
+        z = a * x + b
+        return float((np.logaddexp(0, z) - y * z).sum())
+
+    now = loss(slope, shift)
+    for _ in range(STEPS):
+        p = 1 / (1 + np.exp(-np.clip(slope * x + shift, -500, 500)))  # exp overflows at 710
+        w, error = p * (1 - p), p - y
+        gradient = np.array([(error * x).sum(), error.sum()])
+        hessian = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]]) + LIMIT * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        while (after := loss(slope - step[0], shift - step[1])) > now and np.abs(step).max() > 1e-9:
+            step = step / 2
+        if now - after <= 1e-9 * abs(now):
+            break
+        slope, shift, now = slope - step[0], shift - step[1], after
+    return float(slope), float(shift)
 
 
 def reliability(probabilities: np.ndarray, targets: np.ndarray) -> list[dict]:
@@ -45,23 +75,24 @@ def top1_reliability(probabilities: np.ndarray, targets: np.ndarray) -> list[dic
     return bins
 
 
-def calibration_metrics(projector: Projector, scores: np.ndarray, targets: np.ndarray) -> dict:
+def calibration_metrics(uncalibrated: np.ndarray | None, calibrated: np.ndarray | None, targets: np.ndarray) -> dict:
     """expected_calibration_error of the bare and the scaled sigmoid, over all pairs of a clip and a class and over each
     clip's most probable class (_top1), and the bins behind the scaled one. None without them.
 
-    Pairs of clips without a true class do not count.
+    Probabilities (N, M), None where there are none; targets (N, M) bool. Pairs of clips without a true class do not
+    count.
     """
     valid = targets.any(axis=1)
-    kinds = {"uncalibrated": projector.trained, "calibrated": bool(projector.calibration)}
     result: dict = {"reliability": None, "reason": None}
-    for kind, known in kinds.items():
+    for kind, probabilities in {"uncalibrated": uncalibrated, "calibrated": calibrated}.items():
         names = [f"{kind}_error", f"{kind}_error_top1"]
         result |= dict.fromkeys(names)
-        if not known or not valid.any():
-            result["reason"] = "no clip has a true class" if known else f"the projector has no {kind} probabilities"
+        if probabilities is None or not valid.any():
+            missing = f"the projector has no {kind} probabilities"
+            result["reason"] = missing if probabilities is None else "no clip has a true class"
             continue
-        found = projector.probability(scores[valid], kind == "calibrated")
-        bins = {"pairs": reliability(found, targets[valid]), "top1": top1_reliability(found, targets[valid])}
+        found = probabilities[valid], targets[valid]
+        bins = {"pairs": reliability(*found), "top1": top1_reliability(*found)}
         result |= dict(zip(names, map(expected_calibration_error, bins.values()), strict=True))
         if kind == "calibrated":
             result["reliability"] = bins

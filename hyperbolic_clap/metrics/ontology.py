@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperbolic_clap.metrics import weighted
+from hyperbolic_clap.metrics.weighted import Ratios
 from hyperbolic_clap.reading.labels import ONTOLOGY, normalise
 
 ROOT = 0  # the added root; the ontology's nodes follow in the order of the file
@@ -28,7 +30,7 @@ class Ontology:
         self.parents = [[]] + [[self.position[normalise(p)] for p in node["parents"]] or [ROOT] for node in nodes]
 
     def find(self, names: list[str]) -> tuple[np.ndarray | None, str | None]:
-        """Class names -> (their (M,) node positions, None), or (None, why there is no ground for the ontology)."""
+        """Class names -> (their (M,) node positions, None), or (None, why the ontology's metrics are undefined)."""
         missing = [name for name in names if normalise(name) not in self.position]
         if missing:
             return None, f"{len(missing)} of {len(names)} classes are not AudioSet's, for example {missing[0]!r}"
@@ -98,6 +100,16 @@ def clip_counts(top1: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: 
     }
 
 
+def tree_ratios(counts: dict[str, np.ndarray]) -> Ratios:
+    """The hierarchical metrics of `ontology_metrics` as ratios of sums over clips, from `clip_counts`."""
+    return {
+        "wrong_top1_distance": (counts["distance"], counts["wrong"]),
+        "hierarchical_precision": (counts["both"], counts["predicted"]),
+        "hierarchical_recall": (counts["both"], counts["true"]),
+        "hierarchical_f1": (2 * counts["both"], counts["predicted"] + counts["true"]),
+    }
+
+
 def ontology_metrics(
     top1: np.ndarray,
     targets: np.ndarray,
@@ -105,7 +117,7 @@ def ontology_metrics(
     text: np.ndarray | None = None,
     audio: np.ndarray | None = None,
 ) -> dict:
-    """The ontology's metrics of N clips against M classes; a value without ground is None, and `reason` says why.
+    """The ontology's metrics of N clips against M classes; an undefined one is None, and `reason` says why.
 
     top1 (N,): position of the best class. targets (N, M) bool. text (M, D) and audio (N, D): the vectors that are
     compared, tangent vectors after a hyperbolic projector, vectors before their normalisation for cosine.
@@ -129,12 +141,11 @@ def ontology_metrics(
     if not valid.any():
         result["reason"] = "no clip has a true class"
     else:
-        sums = {k: v.sum() for k, v in clip_counts(top1[valid], targets[valid], nodes, tree).items()}
-        result["wrong_top1"] = int(sums["wrong"])
-        result["wrong_top1_distance"] = float(sums["distance"] / sums["wrong"]) if sums["wrong"] else None
-        result["hierarchical_precision"] = float(sums["both"] / sums["predicted"])
-        result["hierarchical_recall"] = float(sums["both"] / sums["true"])
-        result["hierarchical_f1"] = float(2 * sums["both"] / (sums["predicted"] + sums["true"]))
+        counts = clip_counts(top1[valid], targets[valid], nodes, tree)
+        result["wrong_top1"] = int(counts["wrong"].sum())
+        for name, parts in tree_ratios(counts).items():
+            value = weighted.ratio(weighted.plain(len(counts["wrong"])), *parts)[0]
+            result[name] = float(value) if np.isfinite(value) else None
     depth = tree.depth[nodes]
     if text is not None:
         result["text_radius_depth"] = radius_follows_depth(np.linalg.norm(text.astype(np.float64), axis=1), depth)

@@ -1,4 +1,4 @@
-"""Retrieval between clips and captions: ranks, in blocks of similarities, and the figures that follow from them.
+"""Retrieval between clips and captions: ranks, in blocks of similarities, and the metrics that follow from them.
 
 LAION's rule for several captions of a clip: each caption is a query for its clip, and of a clip's captions any counts.
 A caption that several clips have is right for each of them.
@@ -7,12 +7,18 @@ A caption that several clips have is right for each of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+from hyperbolic_clap.metrics import weighted
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK_FLOATS = 1 << 24  # similarities in memory at a time
 RANKS = (1, 5, 10)
+METRICS = [*(f"R@{k}" for k in RANKS), "mAP@10", "median_rank"]
 
 
 def ranks_of_pairs(compare: Callable, queries: torch.Tensor, items: torch.Tensor, pairs: np.ndarray,
@@ -67,7 +73,37 @@ def retrieve(compare: Callable, audio: torch.Tensor, text: torch.Tensor, pairs: 
     }
 
 
+class Queries:
+    """The queries of N clips in one direction: METRICS for any weights of the clips.
+
+    clip (Q,): whose query it is, ascending. rank (Q,): of its best right item, from 1. precision (Q,): average
+    precision at 10. A clip without a query counts nowhere.
+    """
+
+    def __init__(self, clip: np.ndarray, rank: np.ndarray, precision: np.ndarray, clips: int):
+        self.clip, self.rank, self.precision = clip, rank, precision
+        self.count = np.bincount(clip, minlength=clips).astype(float)
+        self.order = np.argsort(rank, kind="stable")
+
+    def values(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """(B, N) weights of the clips -> {metric: (B,)}; the median asks for whole ones."""
+        sums = {f"R@{k}": (self.rank <= k).astype(float) for k in RANKS} | {"mAP@10": self.precision}
+        result = {
+            name: weighted.ratio(weights, np.bincount(self.clip, x, len(self.count)), self.count)
+            for name, x in sums.items()
+        }
+        return result | {"median_rank": self._median(weights)}
+
+    def _median(self, weights: np.ndarray) -> np.ndarray:
+        # As numpy's: the mean of the two in the middle. Weights are whole, so the total of queries is too.
+        reached = np.cumsum(weights[:, self.clip[self.order]], axis=1, dtype=np.float64)
+        total, ranks = reached[:, -1], self.rank[self.order].astype(float)
+        middle = [np.floor((total - 1) / 2), np.ceil((total - 1) / 2)]
+        places = [(reached <= at[:, None]).sum(axis=1) for at in middle]
+        return (ranks[places[0]] + ranks[places[1]]) / 2
+
+
 def summary(best: np.ndarray, precision: np.ndarray) -> dict[str, float]:
-    """R@1, R@5, R@10, mAP@10 and median_rank of queries, by their best rank and average precision at 10."""
-    recall = {f"R@{k}": float((best <= k).mean()) for k in RANKS}
-    return recall | {"mAP@10": float(precision.mean()), "median_rank": float(np.median(best))}
+    """METRICS of (Q,) queries that count alike, by their best rank and average precision at 10."""
+    found = Queries(np.arange(len(best)), best, precision, len(best)).values(weighted.plain(len(best)))
+    return {name: float(value[0]) for name, value in found.items()}

@@ -1,39 +1,43 @@
-"""The way to the root: which class texts a clip meets on its way to the origin, and whether they are its ancestors.
+"""Traversal towards the root: which class texts a clip meets on its way, and whether they are its ancestors.
 
-A clip's vector is walked towards what is most general: after a hyperbolic projector to the origin, along the geodesic;
-in cosine to the mean direction of the class texts, along the chord (Desai et al. 2023, "Hyperbolic Image-Text
+A clip's vector is walked towards what is most general, by the way of its similarity: to the origin of a ball along the
+geodesic, in cosine to the mean direction of the class texts along the chord (Desai et al. 2023, "Hyperbolic Image-Text
 Representations", MERU, section 4.3 and appendix, whose steps these are). At each step the most similar text is met.
-If the space holds AudioSet's tree, a clip meets the ancestors of its classes, the nearest first.
+If the space holds the tree, a clip meets the ancestors of its classes, the nearest first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
+from hyperbolic import Similarity
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.ontology import Ontology, audioset
-from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.weighted import ratio
 
-STEPS = 24  # of a walk, the clip itself and the root included
+STEPS = 24  # of a traversal, the clip itself and the root included
 PAIRS_AT_ONCE = 1 << 24  # similarities of one block of clips: 64 MiB
 RESAMPLES = 2000
 
 
-def walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
-    """(N, D) audio and (M, D) text vectors of a projector -> (N, STEPS) positions of the texts met.
+def traverse(compare: Callable, towards_root: Callable, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+    """(N, D) audio and (M, D) text vectors -> (N, STEPS) positions of the texts met.
 
-    From the clip itself (first column) to the root (last): the origin, or the mean direction of the texts.
+    compare: (audio, text) -> similarity. towards_root: (audio, text, steps) -> places, as hyperbolic.Similarity has it;
+    from the clip itself (first column) to the root (last).
     """
     size = max(1, PAIRS_AT_ONCE // (STEPS * len(text)))
-    met = [_walk(projector, audio[start : start + size], text) for start in range(0, len(audio), size)]
+    parts = (audio[start : start + size] for start in range(0, len(audio), size))
+    met = [_traverse(compare, towards_root, part, text) for part in parts]
     return np.concatenate(met) if met else np.empty((0, STEPS), int)
 
 
-def _walk(projector: Projector, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
-    steps = torch.linspace(0, 1, STEPS, dtype=audio.dtype, device=audio.device)
-    places = projector.kind.towards_root(audio, text, steps)
-    best = projector.compare(places.flatten(0, 1), text).argmax(1)
+def _traverse(compare: Callable, towards_root: Callable, audio: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+    places = towards_root(audio, text, torch.linspace(0, 1, STEPS, dtype=audio.dtype, device=audio.device))
+    best = compare(places.flatten(0, 1), text).argmax(1)
     return best.reshape(STEPS, len(audio)).T.cpu().numpy()
 
 
@@ -72,25 +76,26 @@ def longest_chains(above: np.ndarray) -> np.ndarray:
         height = new
 
 
-def way_to_root(
-    projector: Projector, audio: torch.Tensor, text: torch.Tensor, targets: np.ndarray, names: list[str]
-) -> dict:
-    """The figure for the results JSON: the share of ancestors met in order, with its 95 % interval over the clips.
+def traversal_metrics(
+    compare: Callable, kind: Similarity, audio: torch.Tensor, text: torch.Tensor, targets: np.ndarray,
+    names: list[str], tree: Ontology,
+) -> dict:  # fmt: skip
+    """The metric for the results JSON: the share of ancestors met in order, with its 95 % interval over the clips.
 
-    share: ancestors met in order over those that could be, summed over the clips. shuffled: the same with the true
-    classes of another clip, what chance and texts near the root give. None where there is no ground; reason says why.
+    compare, audio, text: as of `traverse`, kind: whose way to the root is taken. targets (N, M) bool of the classes
+    `names`. share: ancestors met in order over those that could be, summed over the clips. shuffled: the same with the
+    true classes of another clip, what chance and texts near the root give. None where undefined; reason says why.
     """
-    missing = dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
-    figure = {"walk": projector.kind.root, "steps": STEPS} | missing
-    tree = audioset()
+    nothing = dict.fromkeys(("share", "low", "high", "clips", "shuffled", "reason"))
+    figure = {"walk": kind.root, "steps": STEPS} | nothing
     nodes, figure["reason"] = tree.find(names)
     if nodes is None:
         return figure
-    return figure | share(walk(projector, audio, text), targets, nodes, tree)
+    return figure | share(traverse(compare, kind.towards_root, audio, text), targets, nodes, tree)
 
 
 def share(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> dict:
-    """share, low, high, clips, shuffled and reason of walks that are known."""
+    """share, low, high, clips, shuffled and reason of traversals."""
     counts = ancestors_in_order(met, targets, nodes, tree)
     able = counts[:, 1] > 0
     if not able.any():
@@ -100,9 +105,7 @@ def share(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontolog
     others[order] = np.roll(order, 1)  # every clip gets another's classes, unless it is the only one
     chance = ancestors_in_order(met[able], targets[others][able], nodes, tree).sum(axis=0)
     inside, whole = counts[able].T
-    drawn = [
-        bootstrap.ratio(weights, inside, whole) for weights in bootstrap.draw(len(whole), RESAMPLES, 0, len(whole))
-    ]
+    drawn = [ratio(weights, inside, whole) for weights in bootstrap.draw(len(whole), RESAMPLES, 0)]
     low, high = bootstrap.interval(np.concatenate(drawn)) or (None, None)
     return {
         "share": float(inside.sum() / whole.sum()),

@@ -1,4 +1,4 @@
-"""Figures without ground: null in the JSON with the reason why, so that none of them costs a finished evaluation."""
+"""Undefined metrics: null in the JSON with the reason why, so that none of them costs a finished evaluation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ REASONS = {
 }
 
 
-def grounded(figures: dict[str, Callable[[], dict]]) -> tuple[dict, dict[str, str]]:
-    """Compute named groups of figures -> (the groups, {dotted name of every null: why}).
+def defined_or_null(metrics: dict[str, Callable[[], dict]]) -> tuple[dict, dict[str, str]]:
+    """Compute named groups of metrics -> (the groups, {dotted name of every null: why it is undefined}).
 
     What is not finite becomes None, and so does a whole group whose computation fails, with a warning: whatever else
     was computed is kept. A UserError passes.
     """
     groups, reasons = {}, {}
-    for name, compute in figures.items():
+    for name, compute in metrics.items():
         try:
             found = compute()
         except UserError:

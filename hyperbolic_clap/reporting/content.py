@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1_reliability
 from hyperbolic_clap.metrics.ontology import ROOT, Ontology, audioset
-from hyperbolic_clap.metrics.traversal import share, walk
+from hyperbolic_clap.metrics.traversal import share, traverse
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.reading.labels import normalise
 from hyperbolic_clap.reporting.confidence import risk_coverage
@@ -206,13 +206,14 @@ def classes(page: Page, f: int) -> dict | None:
         page.notes.append(f"{file.label} has no figures by class, as it holds no predictions of labelled clips")
         return None
     measures = Measures(file, np.flatnonzero(file.valid), min(TOP, file.depth), page.tree)
-    ranked = measures.ranking is not None
+    found = measures.per_class()
+    ranked = found.precision is not None
     if not ranked:
         page.notes.append(f"{file.label} was tested without --save-scores, so classes show recall at {measures.k}")
     size = len(page.names)
     value, support, confused = [None] * size, [0] * size, [None] * size
     wrong = ~measures.hits[:, 0]
-    for i, figure in enumerate(measures.per_class(ranked)):
+    for i, figure in enumerate(found.precision if ranked else found.recall):
         true = measures.targets[:, i]
         support[place[i]] = int(true.sum())
         value[place[i]] = float(figure) if np.isfinite(figure) else None
@@ -247,15 +248,16 @@ def walked(page: Page, f: int) -> dict | None:
     made, file, place = page.made_of[f], page.files[f], page.place[f]
     if made is None:
         return None
-    met = walk(made.projector, made.audio, made.text)
+    compare, kind = made.projector.compare, made.projector.kind
+    met = traverse(compare, kind.towards_root, made.audio, made.text)
     nodes, reason = page.tree.find(file.names)
     figure = {"share": None, "reason": reason} if nodes is None else share(met, file.targets, nodes, page.tree)
     of_classes: list = [None] * len(page.names)
-    for i, row in zip(place, distinct(place, walk(made.projector, made.text, made.text)), strict=True):
+    for i, row in zip(place, distinct(place, traverse(compare, kind.towards_root, made.text, made.text)), strict=True):
         of_classes[i] = row
     texts = distinct(place, met)
     return figure | {
-        "kind": made.projector.kind.root,
+        "kind": kind.root,
         "clips_met": [texts[i] if i >= 0 else None for i in page.rows[f]],
         "classes_met": of_classes,
     }

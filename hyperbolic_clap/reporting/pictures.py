@@ -122,7 +122,7 @@ def draw_gains(results: list[Path], class_labels: Path | None, classes: int, min
     from matplotlib.figure import Figure
 
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.results.compare import class_changes
+    from hyperbolic_clap.results.compare import CompareConfig, class_changes
     from hyperbolic_clap.results.measures import Measures, match
 
     base, other = read_results(results, class_labels)
@@ -136,7 +136,8 @@ def draw_gains(results: list[Path], class_labels: Path | None, classes: int, min
     pair = [Measures(file, rows[valid], k, tree) for file, rows in ((base, rows_base), (other, rows_other))]
     if any(m.hits is None for m in pair):
         raise UserError(f"{results[0]} or {results[1]} holds no predictions to compare")
-    changes = class_changes(base, other, pair, classes, min_clips)
+    config = CompareConfig(classes=classes, min_clips=min_clips)
+    changes = class_changes(base, other, [m.per_class() for m in pair], config)
     panels = [(f"{way} most" if changes[way] else f"no class {way}", changes[way]) for way in ("gained", "lost")]
     rows = max(1, *(len(entries) for _, entries in panels))
     widest = max((max(e["before"], e["after"]) for _, entries in panels for e in entries), default=1)

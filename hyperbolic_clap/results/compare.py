@@ -2,73 +2,152 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
-from hyperbolic_clap.metrics.ontology import audioset
-from hyperbolic_clap.results.files import AT_K, INNER, ORDER, RADII, SAME, Results
-from hyperbolic_clap.results.measures import Measures, match, paired_intervals
+from hyperbolic_clap.metrics.ontology import Ontology, audioset
+from hyperbolic_clap.metrics.superclasses import INNER
+from hyperbolic_clap.results.files import AT_K, ORDER, RADII, SAME, Results
+from hyperbolic_clap.results.measures import Measures, PerClass, gain_of_subtrees, match, paired_intervals
 
 COUNTS = ("valid_samples", "total_samples", "wrong_top1", "inner_classes")
+BAR_AFTER = 3  # seconds
 
 
-def compare(files: list, args: argparse.Namespace) -> dict:
+@dataclass(frozen=True)
+class CompareConfig:
+    """How results files are compared: the bootstrap, and which classes are listed.
+
+    resamples and seed: of the bootstrap. classes: listed that gained and lost most. min_clips: leave out classes with
+    fewer clips there.
+    """
+
+    resamples: int = 10_000
+    seed: int = 0
+    classes: int = 10
+    min_clips: int = 3
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is computed once of some clips of a file. drawn: of Measures.resample. per_class: None without them."""
+
+    size: int
+    values: dict[str, float]
+    drawn: dict[str, np.ndarray]
+    per_class: PerClass | None
+
+    @classmethod
+    def of(cls, measures: Measures, drawn: dict[str, np.ndarray]) -> Figures:
+        per_class = measures.per_class() if measures.hits is not None else None
+        return cls(measures.size, measures.values(), drawn, per_class)
+
+
+@contextmanager
+def resample_bar(total: int) -> Iterator[Callable[[int], object]]:
+    """What takes the number of further resamples that are done; a bar appears if all of them take long."""
+    with tqdm(total=total, desc="bootstrap", unit="resample", unit_scale=True, delay=BAR_AFTER) as bar:
+        yield bar.update
+
+
+def compare(files: list[Results], config: CompareConfig) -> dict:
     """Results files, the baseline first -> the whole comparison as a JSON-able dict."""
-    tree = audioset()
+    tree, base = audioset(), files[0]
     notes = [note for file in files for note in file.notes]
     depths = [file.depth for file in files if file.depth]
     k = min(depths, default=0)
     if len(set(depths)) > 1:
         held = " and ".join(map(str, depths))
         notes.append(f"the files hold {held} predictions for each clip; precision, recall, f1, mrr: at {k}")
-    base, measures, every, tables, classes = files[0], [], [], [], []
-    for file in files:
-        measures.append(Measures(file, np.flatnonzero(file.valid), k, tree))
-        every.append(cells(file, measures[-1].values(), k, notes))
-        if gain := measures[-1].gain_of_branches(args.resamples, args.seed):
+    own = [np.flatnonzero(file.valid) for file in files]
+    pairs = [common(base, file) for file in files[1:]]
+    figures = all_figures(files, own, pairs, k, tree, config)
+    every, tables, classes = [], [], []
+    for f, file in enumerate(files):
+        found = figures[f, own[f].tobytes()]
+        every.append(cells(file, found.values, k, notes))
+        if gain := gain_of_subtrees(found.values, found.drawn):
             notes.append("{}: map_inner_descendants - map_inner = {:+.4f} [{:+.4f}, {:+.4f}]".format(
                 file.label, *gain.values()))
     intervals: list[dict | None] = [None]
-    for file in files[1:]:
-        if not (file.keys and base.keys):  # a note has said that one of them holds metrics alone
+    for f, (file, pair) in enumerate(zip(files[1:], pairs, strict=True), 1):
+        if pair is None:
+            if file.keys and base.keys:  # else a note has said that one of them holds metrics alone
+                notes.append(f"{file.label} was evaluated against another class list ({len(file.names)} classes) than "
+                             f"{base.label} ({len(base.names)}), so differences mix models and tasks")
             intervals.append(None)
             continue
-        if file.names != base.names:
-            notes.append(f"{file.label} was evaluated against another class list ({len(file.names)} classes) than "
-                         f"{base.label} ({len(base.names)}), so differences mix models and tasks")
-            intervals.append(None)
-            continue
-        rows_base, rows_file, other_truth = match(base, file)
-        if other_truth:
-            notes.append(f"{other_truth} clips have other true classes in {file.label} than in {base.label} and do not "
-                         "count as common")
-        whole = len(rows_base) == len(base.keys) == len(file.keys)
-        notes.append(f"{file.label} and {base.label} have {len(rows_base)} clips in common, "
-                     + ("all of both" if whole else f"of {len(file.keys)} and {len(base.keys)}"))
-        valid = base.valid[rows_base]
-        pair = [Measures(f, r[valid], k, tree) for f, r in ((base, rows_base), (file, rows_file))]
-        found = paired_intervals(*pair, args.resamples, args.seed)
-        intervals.append(found if whole else None)
-        if not whole and valid.any():
-            values = [cells(None, m.values() | {"valid_samples": m.size}, k, notes) for m in pair]
-            tables.append(table(f"the {len(rows_base)} common clips", [base, file], values, [None, found]))
-        if all(m.hits is not None for m in pair):
-            classes.append(class_changes(base, file, pair, args.classes, args.min_clips))
-    fewer = {entry["resamples"] for found in intervals if found for entry in found.values()} - {args.resamples}
+        if pair.other_truth:
+            notes.append(f"{pair.other_truth} clips have other true classes in {file.label} than in {base.label} and "
+                         "do not count as common")
+        notes.append(f"{file.label} and {base.label} have {pair.clips} clips in common, "
+                     + ("all of both" if pair.whole else f"of {len(file.keys)} and {len(base.keys)}"))
+        both = [figures[g, rows.tobytes()] for g, rows in zip((0, f), pair.valid, strict=True)]
+        found = paired_intervals(*(side.drawn for side in both))
+        intervals.append(found if pair.whole else None)
+        if not pair.whole and both[0].size:
+            values = [cells(None, side.values | {"valid_samples": side.size}, k, notes) for side in both]
+            tables.append(table(f"the {pair.clips} common clips", [base, file], values, [None, found]))
+        if all(side.per_class is not None for side in both):
+            classes.append(class_changes(base, file, [side.per_class for side in both], config))
+    fewer = {entry["resamples"] for found in intervals if found for entry in found.values()} - {config.resamples}
     if fewer:
-        notes.append(f"map, auc and d_prime have {min(fewer)} resamples instead of {args.resamples}, for time")
+        notes.append(f"map, auc and d_prime have {min(fewer)} resamples instead of {config.resamples}, for time")
     tables.insert(0, table("all clips", files, every, intervals))
     return {
         "files": [describe(file) for file in files],
-        "seed": args.seed,
-        "resamples": args.resamples,
+        "seed": config.seed,
+        "resamples": config.resamples,
         "interval": "95 % percentile, paired over clips",
         "k": k,
         "tables": tables,
         "classes": classes,
         "notes": notes,
     }
+
+
+@dataclass(frozen=True)
+class Common:
+    """The clips that two files share. valid: their rows in both that have a true class. whole: all clips of both."""
+
+    clips: int
+    other_truth: int
+    whole: bool
+    valid: tuple[np.ndarray, np.ndarray]
+
+
+def common(base: Results, file: Results) -> Common | None:
+    """What is paired of two files; None where nothing can be: other class lists, or metrics alone."""
+    if not (file.keys and base.keys) or file.names != base.names:
+        return None
+    rows_base, rows_file, other_truth = match(base, file)
+    valid = base.valid[rows_base]
+    whole = len(rows_base) == len(base.keys) == len(file.keys)
+    return Common(len(rows_base), other_truth, whole, (rows_base[valid], rows_file[valid]))
+
+
+def all_figures(
+    files: list[Results], own: list[np.ndarray], pairs: list[Common | None], k: int, tree: Ontology,
+    config: CompareConfig,
+) -> dict[tuple[int, bytes], Figures]:  # fmt: skip
+    """{(file, its rows as bytes): figures} of all labelled clips of each file, and of those that it shares.
+
+    A file that shares its clips with several others is resampled once.
+    """
+    wanted = {(f, rows.tobytes()): rows for f, rows in enumerate(own)}
+    for f, pair in enumerate(pairs, 1):
+        for g, rows in zip((0, f), pair.valid if pair else (), strict=bool(pair)):
+            wanted[g, rows.tobytes()] = rows
+    figures = {}
+    with resample_bar(config.resamples * len(wanted)) as done:
+        for (f, key), rows in wanted.items():
+            measures = Measures(files[f], rows, k, tree)
+            figures[f, key] = Figures.of(measures, measures.resample(config.resamples, config.seed, done))
+    return figures
 
 
 def describe(file: Results) -> dict:
@@ -127,12 +206,12 @@ def table(title: str, files: list, values: list[dict], intervals: list[dict | No
     return {"title": title, "files": [file.label for file in files], "rows": rows}
 
 
-def class_changes(base: Results, file: Results, pair: list[Measures], most: int, min_clips: int) -> dict:
-    """The classes that gained and lost most from base to file. pair: their measures on the common clips."""
-    by_ranking = all(m.ranking is not None for m in pair)
-    before, after = (m.per_class(by_ranking) for m in pair)
-    counts = pair[0].targets.sum(axis=0)
-    change = np.where(counts >= min_clips, after - before, np.nan)
+def class_changes(base: Results, file: Results, pair: list[PerClass], config: CompareConfig) -> dict:
+    """The classes that gained and lost most from base to file. pair: their classes on the common clips."""
+    by_ranking = all(side.precision is not None for side in pair)
+    before, after = (side.precision if by_ranking else side.recall for side in pair)
+    counts = pair[0].clips
+    change = np.where(counts >= config.min_clips, after - before, np.nan)
     order = [i for i in np.argsort(change, kind="stable") if np.isfinite(change[i]) and change[i]]
 
     def entry(i: int) -> dict:
@@ -143,10 +222,10 @@ def class_changes(base: Results, file: Results, pair: list[Measures], most: int,
         "baseline": base.label,
         "other": file.label,
         "measure": "average precision" if by_ranking else f"recall at {pair[0].k}",
-        "min_clips": min_clips,
+        "min_clips": config.min_clips,
         "compared": int(np.isfinite(change).sum()),
-        "gained": [entry(i) for i in order[::-1][:most] if change[i] > 0],
-        "lost": [entry(i) for i in order[:most] if change[i] < 0],
+        "gained": [entry(i) for i in order[::-1][: config.classes] if change[i] > 0],
+        "lost": [entry(i) for i in order[: config.classes] if change[i] < 0],
     }
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics.calibration import calibration_metrics
 from hyperbolic_clap.metrics.classification import metrics, rank_classes
-from hyperbolic_clap.metrics.ontology import ontology_metrics
-from hyperbolic_clap.metrics.superclasses import inner_metrics, inner_similarities
-from hyperbolic_clap.metrics.traversal import way_to_root
-from hyperbolic_clap.metrics.undefined import grounded
+from hyperbolic_clap.metrics.ontology import Ontology, audioset, ontology_metrics
+from hyperbolic_clap.metrics.superclasses import superclass_metrics, superclass_similarities
+from hyperbolic_clap.metrics.traversal import traversal_metrics
+from hyperbolic_clap.metrics.undefined import defined_or_null
 from hyperbolic_clap.plumbing.errors import warn
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.rows import Rows
@@ -18,23 +19,50 @@ from hyperbolic_clap.reading.rows import Rows
 
 def evaluate(material: EmbeddedClips, projector: Projector, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
     """What --save-scores keeps (results/files.py), and what the results JSON says of it."""
-    audio, text = projector.audio(material.audio), projector.text(material.text)
+    audio, text, tree = projector.audio(material.audio), projector.text(material.text), audioset()
     names, targets = material.classes.names, material.targets.numpy()
     scores = projector.with_prototypes(projector.compare(audio, text), material.audio, names).cpu().numpy()
     warn_if_alike(scores)
     best = scores.argmax(axis=1)
-    found, failed = grounded({"inner": lambda: inner_similarities(material, projector, scores)})
+
+    def of_tree() -> dict:
+        found = ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy())
+        way = traversal_metrics(projector.compare, projector.kind, audio, text, targets, names, tree)
+        return found | superclass_metrics(inner) | {"way_to_root": way}
+
+    def of_probabilities() -> dict:
+        scaled = projector.probability(scores) if projector.calibration else None
+        return calibration_metrics(projector.probability(scores, False), scaled, targets)
+
+    found, failed = defined_or_null({"inner": lambda: of_superclasses(material, projector, scores, tree)})
     inner = found["inner"] or {}
-    figures, reasons = grounded({
+    figures, reasons = defined_or_null({
         "similarity_stats": lambda: similarity_stats(scores),
         "metrics": lambda: metrics(scores, targets, top_k),
-        "ontology": lambda: ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy())
-        | inner_metrics(inner)
-        | {"way_to_root": way_to_root(projector, audio, text, targets, names)},
-    } | ({"calibration": lambda: calibration_metrics(projector, scores, targets)} if projector.trained else {}))
+        "ontology": of_tree,
+    } | ({"calibration": of_probabilities} if projector.trained else {}))
     listed = predictions(scores, material.rows, names, top_k)
     figures |= {"reasons": failed | reasons, "predictions": listed}
     return {"scores": scores, "targets": targets} | inner, figures
+
+
+def of_superclasses(
+    material: EmbeddedClips, projector: Projector, scores: np.ndarray, tree: Ontology
+) -> dict[str, np.ndarray]:
+    """The tensors of `superclass_similarities`; {} where a class of the list is not in the tree.
+
+    scores: the (N, M) similarities to the class list.
+    """
+    nodes, _ = tree.find(material.classes.names)
+    if nodes is None:
+        return {}
+    others = np.setdiff1d(np.arange(1, len(tree.names)), nodes)
+    every = torch.empty(len(scores), len(tree.names), dtype=torch.float64)
+    every[:, nodes] = torch.from_numpy(scores).double()
+    if len(others):
+        text = projector.text(material.texts_of([tree.names[i] for i in others]))
+        every[:, others] = projector.compare(projector.audio(material.audio), text).cpu().double()
+    return superclass_similarities(every, material.targets.numpy(), nodes, tree, projector.logit_scale_value)
 
 
 def similarity_stats(scores: np.ndarray) -> dict:

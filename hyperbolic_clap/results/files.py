@@ -1,4 +1,4 @@
-"""Results JSON files as comparable numbers: reading, matching clips, metrics of resamples, differences.
+"""Results JSON files as comparable numbers: what a file holds, and how it is read.
 
 What a results JSON must hold to be read: `predictions`, or else `metrics` (values may be null or missing). Everything
 that the predictions allow is recomputed from them. Whole rankings (map, map_samples, auc, d_prime, mean_rank, and acc@k
@@ -7,7 +7,7 @@ beyond the stored predictions) need the similarities, which the test scripts wri
     test_info.scores        path of a safetensors file, relative to the results JSON
     its tensor `scores`     (N, M) float32, a row for each entry of `predictions`, in that order
     its tensor `targets`    (N, M) uint8, 1 where the class is true of the clip
-    `inner_own`, `inner_branch`, `inner_targets`   (N, I), if the classes are AudioSet's: see results/inner.py
+    `inner_own`, `inner_branch`, `inner_targets`   (N, I), if the classes are AudioSet's: see metrics/superclasses.py
     test_info.class_names   the M class names, in the order of the columns
 """
 
@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperbolic_clap.metrics.classification import ACCURACY_RANKS
+from hyperbolic_clap.metrics.superclasses import INNER
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_atomic
 from hyperbolic_clap.reading.labels import ClassList
 
-RANKS = (1, 3, 5, 10)
 AT_K = [f"{name}_{average}" for average in ("micro", "macro") for name in ("precision", "recall", "f1")]
 HIERARCHICAL = ("wrong_top1_distance", "hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
-INNER = {"map_inner": "inner_own", "map_inner_descendants": "inner_branch"}  # and the tensors they are made of
 RADII = ("text_radius_depth", "audio_radius_depth", "text_angle_depth", "audio_angle_depth")
-ORDER = [*(f"acc@{k}" for k in RANKS), "mrr", "mean_rank", *AT_K, "map", "map_samples", "auc", "d_prime"]
+ORDER = [*(f"acc@{k}" for k in ACCURACY_RANKS), "mrr", "mean_rank", *AT_K, "map", "map_samples", "auc", "d_prime"]
 ORDER += ["wrong_top1", *HIERARCHICAL, "inner_classes", *INNER, *RADII, "valid_samples", "total_samples"]
 SAME = 1e-4  # a stored and a recomputed value that differ by less are the same value
 
@@ -50,7 +50,7 @@ class Results:
 
     ours: written by this project, so a stored metric means what its name says here. metrics: stored numbers.
     top: (N, K) class positions, best first, all M columns where scores are stored; -1 is a class of no name.
-    targets: (N, M) bool. scores: (N, M) or None. inner: the tensors of results/inner.py, {} without them.
+    targets: (N, M) bool. scores: (N, M) or None. inner: the tensors of metrics/superclasses.py, {} without them.
     notes: sentences about what is wrong or missing.
     """
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hyperbolic_clap.embedding.pairs import EmbeddedPairs
-from hyperbolic_clap.inference.search import project
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.retrieval import RANKS, retrieve, summary
+from hyperbolic_clap.metrics.retrieval import METRICS, Queries, retrieve, summary
+from hyperbolic_clap.metrics.weighted import plain
 from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.projector.blocks import project
 from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.results.compare import CompareConfig, resample_bar
+from hyperbolic_clap.results.measures import paired_intervals
 
 WAYS = ("text_to_audio", "audio_to_text")
-ORDER = [*(f"R@{k}" for k in RANKS), "mAP@10", "median_rank"]
 
 
 def evaluate_retrieval(material: EmbeddedPairs, projector: Projector) -> dict:
@@ -76,47 +78,23 @@ def read_retrieval(path: Path, label: str, content: dict) -> Retrieval:
     return Retrieval(path, label, model if isinstance(model, dict) else {}, keys, clips)
 
 
-class Queries:
-    """The queries of some clips in one direction: their best ranks and average precisions, for any weights of clips."""
-
-    def __init__(self, clips: list[dict], way: str):
-        ranks = [np.atleast_1d(clip[f"{way}_rank"]) for clip in clips]
-        self.clip = np.repeat(np.arange(len(clips)), [len(some) for some in ranks])
-        self.count = np.bincount(self.clip, minlength=len(clips)).astype(float)
-        self.rank = np.concatenate(ranks)
-        self.precision = np.concatenate([np.atleast_1d(clip[f"{way}_AP@10"]) for clip in clips])
-        self.order = np.argsort(self.rank, kind="stable")
-
-    def values(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, N) weights of the clips -> {metric: (B,)}."""
-        sums = {f"R@{k}": (self.rank <= k).astype(float) for k in RANKS} | {"mAP@10": self.precision}
-        result = {
-            name: bootstrap.ratio(weights, np.bincount(self.clip, x, len(self.count)), self.count)
-            for name, x in sums.items()
-        }
-        return result | {"median_rank": self._median(weights)}
-
-    def _median(self, weights: np.ndarray) -> np.ndarray:
-        # As numpy's: the mean of the two in the middle. Weights are whole, so the total of queries is too.
-        reached = np.cumsum(weights[:, self.clip[self.order]], axis=1, dtype=np.float64)
-        total, ranks = reached[:, -1], self.rank[self.order].astype(float)
-        middle = [np.floor((total - 1) / 2), np.ceil((total - 1) / 2)]
-        places = [(reached <= at[:, None]).sum(axis=1) for at in middle]
-        return (ranks[places[0]] + ranks[places[1]]) / 2
+def queries(clips: list[dict], way: str) -> Queries:
+    """The queries of some clips' entries in one direction."""
+    ranks, precisions = ([np.atleast_1d(clip[f"{way}_{what}"]) for clip in clips] for what in ("rank", "AP@10"))
+    clip = np.repeat(np.arange(len(clips)), [len(some) for some in ranks])
+    return Queries(clip, np.concatenate(ranks), np.concatenate(precisions), len(clips))
 
 
-def compare_retrieval(files: list[Retrieval], args: argparse.Namespace) -> dict:
+def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
     """Retrieval results, the baseline first -> a comparison in the form of results.compare.compare."""
     base, notes = files[0], []
-    values, intervals = [_values(file.clips) for file in files], [None]
-    for file in files[1:]:
-        places = [{key: i for i, key in enumerate(f.keys)} for f in (base, file)]
-        shared = [key for key in base.keys if key in places[1]]
-        whole = len(shared) == len(base.keys) == len(file.keys)
-        notes.append(f"{file.label} and {base.label} have {len(shared)} clips with the same captions in common, "
-                     + ("all of both" if whole else f"of {len(file.keys)} and {len(base.keys)}"))
-        pair = [[f.clips[place[key]] for key in shared] for f, place in zip((base, file), places, strict=True)]
-        intervals.append(_intervals(*pair, args) if whole and len(shared) > 1 else None)
+    values = [_values(file.clips) for file in files]
+    shared_with = [_shared(base, file, notes) for file in files[1:]]
+    intervals: list[dict | None] = [None]
+    with resample_bar(config.resamples * (1 + len(shared_with))) as done:
+        of_base = _resample(base.clips, config, done) if any(shared_with) else {}
+        for shared in shared_with:
+            intervals.append(paired_intervals(of_base, _resample(shared, config, done)) if shared else None)
     rows = [
         {
             "metric": name,
@@ -133,8 +111,8 @@ def compare_retrieval(files: list[Retrieval], args: argparse.Namespace) -> dict:
         "files": [{"label": file.label, "path": str(file.path), "clips": len(file.keys)}
                   | {name: file.model.get(name) for name in ("similarity", "clap_model", "projection_checkpoint", "c")}
                   for file in files],
-        "seed": args.seed,
-        "resamples": args.resamples,
+        "seed": config.seed,
+        "resamples": config.resamples,
         "interval": "95 % percentile, paired over clips",
         "k": None,
         "tables": [{"title": "retrieval", "files": [file.label for file in files], "rows": rows}],
@@ -143,22 +121,29 @@ def compare_retrieval(files: list[Retrieval], args: argparse.Namespace) -> dict:
     }  # fmt: skip
 
 
+def _shared(base: Retrieval, file: Retrieval, notes: list[str]) -> list[dict] | None:
+    """The entries of a file in the order of the baseline's; None unless both have the same clips, two or more."""
+    place = {key: i for i, key in enumerate(file.keys)}
+    shared = [file.clips[place[key]] for key in base.keys if key in place]
+    whole = len(shared) == len(base.keys) == len(file.keys)
+    notes.append(f"{file.label} and {base.label} have {len(shared)} clips with the same captions in common, "
+                 + ("all of both" if whole else f"of {len(file.keys)} and {len(base.keys)}"))
+    return shared if whole and len(shared) > 1 else None
+
+
 def _values(clips: list[dict]) -> dict[str, float]:
-    once = np.ones((1, len(clips)), np.float32)
-    found = {way: Queries(clips, way).values(once) for way in WAYS}
-    return {f"{way} {name}": float(found[way][name][0]) for way in WAYS for name in ORDER}
+    found = {way: queries(clips, way).values(plain(len(clips))) for way in WAYS}
+    return {f"{way} {name}": float(found[way][name][0]) for way in WAYS for name in METRICS}
 
 
-def _intervals(a: list[dict], b: list[dict], args: argparse.Namespace) -> dict[str, dict]:
-    found = {}
-    for way in WAYS:
-        of_a, of_b = Queries(a, way), Queries(b, way)
-        parts: dict[str, list] = {name: [] for name in ORDER}
-        for weights in bootstrap.draw(len(a), args.resamples, args.seed, max(len(of_a.rank), len(a))):
-            before, after = of_a.values(weights), of_b.values(weights)
-            for name in ORDER:
-                parts[name].append(after[name] - before[name])
-        for name in ORDER:
-            ends = bootstrap.interval(np.concatenate(parts[name]))
-            found[f"{way} {name}"] = {"low": ends[0], "high": ends[1], "resamples": args.resamples}
-    return found
+def _resample(clips: list[dict], config: CompareConfig, done: Callable[[int], object]) -> dict[str, np.ndarray]:
+    """{metric of a direction: (resamples,)}; done: called with how many more resamples are finished."""
+    both = {way: queries(clips, way) for way in WAYS}
+    drawn: dict[str, list] = {}
+    width = max(len(found.rank) for found in both.values())
+    for weights in bootstrap.draw(len(clips), config.resamples, config.seed, width):
+        for way, found in both.items():
+            for name, values in found.values(weights).items():
+                drawn.setdefault(f"{way} {name}", []).append(values)
+        done(len(weights))
+    return {name: np.concatenate(parts) for name, parts in drawn.items()}
