@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 
 TINY = 1e-200  # stands in for a zero norm where it divides; its square vanishes
-NEAR = 1e-6  # sin^2(theta/2) below which 1 - cos(theta) has lost too many digits
+NEAR = 1e-6  # sin^2(theta/2) below which 1 - cos(theta) and a gradient made of products have lost too many digits
+PAIRS = 2048  # near pairs that are looked at together
 BLOCK = 2**18  # pairs of one row block; 2 MiB per float64 temporary
 LOG2 = math.log(2)
 
@@ -160,7 +161,8 @@ def _lengths(x, radius):
 def _row_blocks(u, v, radius, slopes=None):
     """Yield (rows, d/R) in float64, followed if wanted by its slopes, and the lengths of u's rows.
 
-    With t = d/R: sinh(a-b)/sinh(t), T = sinh(a) sinh(b)/sinh(t) and T (1 - cos(theta)). slopes: _lengths of v.
+    With t = d/R: sinh(a-b)/sinh(t), T = sinh(a) sinh(b)/sinh(t) and T (1 - cos(theta)). Last come the near pairs, as
+    (P, 2) rows of u and v. slopes: _lengths of v.
     """
     v, on_device = v.double(), _avoids_host_sync(v)
     length_v, b = slopes or _lengths(v, radius)
@@ -172,8 +174,11 @@ def _row_blocks(u, v, radius, slopes=None):
         # BLAS rounds the last rows of a product differently if they do not fill its tile of 4
         block = torch.nn.functional.pad(block, (0, 0, 0, -count % 4))
         length_u, a = (x[:, None] for x in _lengths(block, radius))
-        sin2 = (_by_differences if on_device else _by_product)(block, length_u, v, length_v)
-        gap = a - b
+        gap, near_pairs = a - b, None
+        if on_device:
+            sin2 = _by_differences(block, length_u, v, length_v)
+        else:
+            sin2, near_pairs = _by_product(block, length_u, v, length_v, gap, radius)
         half = (gap / 2).sinh_()
         total = (a.sinh() * sin2).mul_(b.sinh()).add_(half.square())
         root, cosh = total.sqrt(), (total + 1).sqrt_()
@@ -193,21 +198,49 @@ def _row_blocks(u, v, radius, slopes=None):
                 turn = turn.where(near, (log - angle + LOG2).exp())
         if slopes:
             turn = turn.where(sin2 > 0, 0)  # inf * 0 far out on one ray, where nothing turns
-            yield rows, *(x[:count] for x in (angle, radial, turn, turn * sin2 * 2, length_u))
+            pairs = sin2.new_empty(0, 2, dtype=torch.int64) if near_pairs is None else near_pairs
+            pairs[:, 0] += start
+            yield rows, *(x[:count] for x in (angle, radial, turn, turn * sin2 * 2, length_u)), pairs
         else:
             yield rows, angle[:count]
 
 
-def _by_product(u, length_u, v, length_v):
-    """sin^2(theta/2) of every two rows: a matrix product, and again by differences the few pairs that it rounds off."""
+def _by_product(u, length_u, v, length_v, gap, radius):
+    """sin^2(theta/2) of every two rows: a matrix product, and again by differences the few pairs that it rounds off.
+
+    These (P, 2) pairs are returned too, and their `gap` is set anew where the lengths are alike and round it off.
+    """
     sin2 = ((u / length_u) @ v.T).div_(length_v).neg_().add_(1).mul_(0.5)
     sin2.clamp_(min=0)  # sqrt of a negative where rounding gives cos > 1
     near = (sin2 < NEAR).nonzero()
-    for k in range(0, len(near), 2048):
-        i, j = near[k : k + 2048].T
-        chord = u[i] / length_u[i] - v[j] / length_v[j, None]
-        sin2[i, j] = chord.square_().sum(-1) / 4
-    return sin2
+    for k in range(0, len(near), PAIRS):
+        i, j = near[k : k + PAIRS].T
+        of_u, of_v = (u[i], length_u[i]), (v[j], length_v[j, None])
+        step, p, q, alike = _step(*of_u, *of_v)
+        across, along = _across(step, *of_u)
+        sine2 = across.square().sum(-1) / q[:, 0].square()
+        sin2[i, j] = sine2 / (1 + (1 - sine2).sqrt()) / 2
+        longer = -(2 * along * p + step.square().sum(-1, keepdim=True)) / (p + q)
+        gap[i, j] = torch.where(alike[:, 0], longer[:, 0] * 2 / radius, gap[i, j])
+    return sin2, near
+
+
+def _step(u, length_u, v, length_v):
+    """v - u of vectors (..., D) with their lengths (..., 1), exact to the last digits where they are nearly equal.
+
+    -> (step, length of where it begins and of where it ends, whether the two lengths are alike). If they are not alike,
+    it is the step between the unit vectors.
+    """
+    alike = (length_u - length_v).abs() <= NEAR**0.5 * length_v
+    u_by, v_by = (torch.where(alike, 1, length) for length in (length_u, length_v))
+    return v / v_by - u / u_by, length_u / u_by, length_v / v_by, alike
+
+
+def _across(step, x, length):
+    """The part of a step that lies across x, and how far the step goes along x."""
+    unit = x / length
+    along = (step * unit).sum(-1, keepdim=True)
+    return step - along * unit, along
 
 
 def _by_differences(u, length_u, v, length_v):
@@ -230,18 +263,24 @@ class _TangentDistance(torch.autograd.Function):
         lengths = _lengths(v, c.sqrt())
         blocks = [block for _, *block in _row_blocks(u, v, c.sqrt(), slopes=lengths)]
         blocks = [torch.cat(x) for x in zip(*blocks, strict=True)] if len(blocks) != 1 else blocks[0]
-        blocks = blocks or [u.new_empty(0, len(v))] * 4 + [u.new_empty(0, 1)]
+        blocks = blocks or [u.new_empty(0, len(v))] * 4 + [u.new_empty(0, 1), u.new_empty(0, 2).long()]
         ctx.save_for_backward(u, v, c, lengths[0], *blocks)
         return (blocks[0] * c.sqrt()).to(torch.promote_types(*ctx.dtypes))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        u, v, c, length_v, angle, radial, turn, bend, length_u = ctx.saved_tensors
+        u, v, c, length_v, angle, radial, turn, bend, length_u, pairs = ctx.saved_tensors
         radius, grad, length_u = c.sqrt(), grad.double(), length_u[:, 0]
         a, b = length_u * 2 / radius, length_v * 2 / radius
         radial, turn, bend = radial * grad, turn * grad, bend * grad
-        twist = turn - bend
+        twist, near = turn - bend, None
+        if _avoids_host_sync(turn):
+            near = turn.where(bend.abs() < 2 * NEAR * turn.abs(), 0)
+            turn, twist = turn - near, twist.where(near == 0, 0)
+        elif len(pairs):
+            near, twist, turn = turn[*pairs.T], twist.index_put((*pairs.T,), turn.new_zeros(())), turn.clone()
+            turn[*pairs.T] = 0
         # the derivatives by a and b, times R; twist keeps the pull towards the other point tangential
         along_a = bend.sum(1) / a.tanh() + radial.sum(1)
         along_b = bend.sum(0) / b.tanh() - radial.sum(0)
@@ -250,10 +289,46 @@ class _TangentDistance(torch.autograd.Function):
         self_v = (2 * along_b + twist.sum(0) * radius / length_v) / length_v
         grad_u = (cross @ v).addcmul_(u, self_u[:, None])
         grad_v = (cross.T @ u).addcmul_(v, self_v[:, None])
+        if near is not None:
+            (_turn_all if _avoids_host_sync(turn) else _turn_pairs)(near * radius, pairs, u, length_u, v, length_v, grad_u, grad_v)
         grad_c = None
         if ctx.needs_input_grad[2]:
             grad_c = (((grad * angle).sum() - a @ along_a - b @ along_b) / (2 * radius)).to(c.device)
-        return grad_u.to(ctx.dtypes[0]), grad_v.to(ctx.dtypes[1]), grad_c
+        return _fitting(grad_u, ctx.dtypes[0]), _fitting(grad_v, ctx.dtypes[1]), grad_c
+
+
+def _turns(turn, u, length_u, v, length_v):
+    """What turns matching vectors away from each other: the products of `twist` and `cross`, without cancelling."""
+    step, p, q, _ = _step(u, length_u, v, length_v)
+    turn = turn[..., None]
+    of_u = _across(step, u, length_u)[0] * (-turn / length_u / q)
+    return of_u, _across(step, v, length_v)[0] * (turn / length_v / p)
+
+
+def _turn_pairs(turn, pairs, u, length_u, v, length_v, grad_u, grad_v):
+    """Add to both gradients what turns (P,) pairs."""
+    for some, of_pair in zip(pairs.split(PAIRS), turn.split(PAIRS), strict=True):
+        i, j = some.T
+        turns = _turns(of_pair, u[i], length_u[i, None], v[j], length_v[j, None])
+        grad_u.index_add_(0, i, turns[0])
+        grad_v.index_add_(0, j, turns[1])
+
+
+def _turn_all(turn, _, u, length_u, v, length_v, grad_u, grad_v):
+    """The same where `turn` is (N, M), and 0 for most pairs: in row blocks, since a GPU need not be asked for which."""
+    size = max(1, 16 * BLOCK // max(1, v.numel()))
+    for start in range(0, len(u), size):
+        rows = slice(start, start + size)
+        turns = _turns(turn[rows], u[rows, None], length_u[rows, None, None], v, length_v[:, None])
+        grad_u[rows] += turns[0].sum(1)
+        grad_v += turns[1].sum(0)
+
+
+def _fitting(grad, dtype):
+    """A gradient in a narrower type; a row beyond its range keeps its direction, as inf would not."""
+    if grad.dtype != dtype and grad.numel():
+        grad = grad / (grad.abs().amax(1, keepdim=True) / torch.finfo(dtype).max).clamp(min=1)
+    return grad.to(dtype)
 
 
 class HyperbolicProjector(torch.nn.Module):

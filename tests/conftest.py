@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 from safetensors.numpy import load_file
 
 # Started where Ctrl-C is ignored (`make test &` in a script), every process that a test starts would ignore it too.
@@ -29,6 +31,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "CLAP" / "tiny"
 SHARED = Path(os.environ.get("HYPERBOLIC_CLAP_SHARED", ROOT.parent / "shared")) / "data"
 sys.path.insert(0, str(ROOT))
+
+# Hypothesis draws the same wherever it runs: from no database, and without the numbers that it would gather from the
+# sources of whatever modules are loaded, which are others where a file runs alone.
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.load_profile("same")
+NOTHING_GATHERED = providers.Constants()
+providers._get_local_constants = lambda: NOTHING_GATHERED
 
 
 def pytest_unconfigure():
