@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from CLAP.checkpoint import hash_file
 from CLAP.encoder import Encoder
 from data import ParquetFolder
 from hyperbolic_clap.embedding.clips import Usable
@@ -62,8 +63,8 @@ def open_encoder(args, device: torch.device) -> tuple[Encoder, EmbeddingCache, F
     """The encoder of --checkpoint, its cache, and the table of known files beside it."""
     folder = None if args.no_cache else args.cache_dir or default_folder()
     known = FileIndex(folder, args.verify_cache)
-    encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast, known=known)
-    return encoder, EmbeddingCache(folder, encoder.fingerprint), known
+    encoder = Encoder(args.checkpoint, device, not args.no_autocast, lambda path: known.hash(path, hash_file))
+    return encoder, EmbeddingCache(folder, encoder.audio_fingerprint), known
 
 
 class EmbeddingPipeline:
