@@ -290,7 +290,8 @@ class _TangentDistance(torch.autograd.Function):
         grad_u = (cross @ v).addcmul_(u, self_u[:, None])
         grad_v = (cross.T @ u).addcmul_(v, self_v[:, None])
         if near is not None:
-            (_turn_all if _avoids_host_sync(turn) else _turn_pairs)(near * radius, pairs, u, length_u, v, length_v, grad_u, grad_v)
+            turn_near = _turn_all if _avoids_host_sync(turn) else _turn_pairs
+            turn_near(near * radius, pairs, u, length_u, v, length_v, grad_u, grad_v)
         grad_c = None
         if ctx.needs_input_grad[2]:
             grad_c = (((grad * angle).sum() - a @ along_a - b @ along_b) / (2 * radius)).to(c.device)

@@ -11,20 +11,24 @@ import hashlib
 import json
 import os
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from CLAP import SAMPLE_RATE
 from hyperbolic_clap.plumbing.device import cores
 from hyperbolic_clap.plumbing.errors import UserError, first_line, log
-from hyperbolic_clap.plumbing.file_index import FileIndex
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 WEIGHTS = SAFETENSORS + PICKLED
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 SETTINGS = ("config.json", *PREPROCESSORS, *TEXT_FILES)
 POINTER = b"version https://git-lfs.github.com/spec"
@@ -111,15 +115,28 @@ def _cached(name: str) -> Iterator[Path]:
             yield root / owner / model.replace(".", "___")
 
 
+def hash_file(path: Path) -> bytes:
+    """SHA-256 of the SHA-256 of each HASHED_AT_ONCE bytes, on all cores."""
+
+    def hash_part(start: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(HASHED_AT_ONCE)).digest()
+
+    with ThreadPoolExecutor(cores()) as pool:
+        parts = pool.map(hash_part, range(0, path.stat().st_size, HASHED_AT_ONCE))
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
 class ModelFolder:
     """The files of one CLAP checkpoint, checked before anything is loaded. UserError in one sentence if one is no good.
 
     config and preprocessor: the content of their JSON. weights: the file that from_pretrained starts at, an index where
-    there are shards. known: the table that may say what the files hash to.
+    there are shards. hash_file: a file -> a hash of its content.
     """
 
-    def __init__(self, folder: Path, known: FileIndex | None = None):
-        self.folder, self.known = folder, known or FileIndex(None)
+    def __init__(self, folder: Path, hash_file: Callable[[Path], bytes] = hash_file):
+        self.folder, self._hash_file, self._hashes = folder, hash_file, {}
         self.weights = next(name for name in WEIGHTS if (folder / name).is_file())
         self._refuse_pointers()
         self.config = self._json("config.json")
@@ -135,7 +152,11 @@ class ModelFolder:
             self.preprocessor = inner
         if self.preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise UserError(f"--checkpoint {folder} wants another sampling rate than {SAMPLE_RATE} Hz")
+        if not any(all((folder / name).is_file() for name in names) for names in TOKENIZERS):
+            raise UserError(f"--checkpoint {folder} lacks its tokenizer: tokenizer.json, or vocab.json and merges.txt")
         self.shards = self._shards()
+        for name in self.shards or [self.weights]:
+            self._refuse_cut(folder / name)
 
     @property
     def in_safetensors(self) -> bool:
@@ -177,24 +198,43 @@ class ModelFolder:
         self._refuse_pointers(tuple(names))
         return names
 
+    def _refuse_cut(self, path: Path) -> None:
+        """UserError for weights that are not whole, or in a form in which torch below 2.6 runs what it loads."""
+        if self.in_safetensors:
+            try:
+                with safe_open(path, framework="numpy"):
+                    return  # its header, and as many bytes as that promises
+            except (SafetensorError, OSError) as error:
+                wrong = first_line(error)[:300]
+        else:
+            with path.open("rb") as file:
+                zipped = file.read(2) == b"PK"
+            # CVE-2025-32434: in a tar archive, the form before torch 0.4, weights_only is not heeded.
+            if not tarfile.is_tarfile(path) and (not zipped or zipfile.is_zipfile(path)):
+                return
+            wrong = f"{path.name} is cut off, or no file of torch.save"
+        raise UserError(f"--checkpoint {self.folder} cannot be loaded as a CLAP model: {wrong}")
+
+    def _sha256(self, *names: str) -> str:
+        digest = hashlib.sha256()
+        for name in names:
+            if (self.folder / name).is_file():
+                if name not in self._hashes:
+                    self._hashes[name] = self._hash_file(self.folder / name)
+                digest.update(f"{name} ".encode() + self._hashes[name])
+        return digest.hexdigest()
+
     @cached_property
     def sha256(self) -> str:
         """Identifies the model: every file that an embedding depends on."""
-        digest = hashlib.sha256()
-        for name in ("config.json", self.settings_file, self.weights, *self.shards, *TEXT_FILES):
-            if (self.folder / name).is_file():
-                digest.update(f"{name} ".encode() + self.known.hash(self.folder / name, _hash_file))
-        return digest.hexdigest()
+        return self._sha256("config.json", self.settings_file, self.weights, *self.shards, *TEXT_FILES)
 
+    @cached_property
+    def audio_sha256(self) -> str:
+        """Identifies what a clip's embedding depends on."""
+        return self._sha256("config.json", self.settings_file, self.weights, *self.shards)
 
-def _hash_file(path: Path) -> bytes:
-    """SHA-256 of the SHA-256 of each HASHED_AT_ONCE bytes, on all cores."""
-
-    def hash_part(start: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(start)
-            return hashlib.sha256(file.read(HASHED_AT_ONCE)).digest()
-
-    with ThreadPoolExecutor(cores()) as pool:
-        parts = pool.map(hash_part, range(0, path.stat().st_size, HASHED_AT_ONCE))
-    return hashlib.sha256(b"".join(parts)).digest()
+    @cached_property
+    def text_sha256(self) -> str:
+        """Identifies what a text's embedding depends on."""
+        return self._sha256("config.json", self.weights, *self.shards, *TEXT_FILES)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from CLAP.checkpoint import ModelFolder, resolve_checkpoint
+from CLAP.checkpoint import ModelFolder, hash_file, resolve_checkpoint
 from hyperbolic_clap.plumbing.errors import UserError, first_line
-from hyperbolic_clap.plumbing.file_index import FileIndex
 from hyperbolic_clap.plumbing.versions import version
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
@@ -26,31 +27,39 @@ TEXT_STEP = 8  # token lengths are padded up to a multiple of this
 class Encoder:
     """Audio windows and texts -> unit vectors of CLAP's joint space, (D,) float32.
 
-    checkpoint: a local folder or ModelScope id. autocast: bfloat16 on CUDA (no effect on the CPU). known: the table
-    that may say what the model's files hash to.
-    `sha256` identifies the model's files; `fingerprint` everything that an embedding depends on besides the clip.
+    checkpoint: a local folder or ModelScope id. autocast: bfloat16 on CUDA (no effect on the CPU). hash_file: a file ->
+    a hash of its content, which a caller may know.
+    `sha256` identifies the model's files; `audio_fingerprint` everything that an embedding depends on besides the clip,
+    `text_fingerprint` besides the text.
     """
 
     def __init__(
-        self, checkpoint: str, device: torch.device, autocast: bool = True, known: FileIndex | None = None
+        self,
+        checkpoint: str,
+        device: torch.device,
+        autocast: bool = True,
+        hash_file: Callable[[Path], bytes] = hash_file,
     ):
         self.name = checkpoint
-        files = ModelFolder(resolve_checkpoint(checkpoint), known)
+        files = ModelFolder(resolve_checkpoint(checkpoint), hash_file)
         self.folder, self.config, self.preprocessor = files.folder, files.config, files.preprocessor
         self.in_safetensors, self.sha256 = files.in_safetensors, files.sha256
         self.device = device
         self.autocast = autocast and device.type == "cuda"
-        self.fingerprint = self._fingerprint()
-        self.embed_dim = self.config.get("projection_dim", 512)
-        self._lock = threading.Lock()
-        self._model = self._log_mel = None
-
-    def _fingerprint(self) -> str:
         import soundfile
 
-        facts = [f"preprocessing {PREPROCESSING}", self.sha256, self.device.type, f"autocast {self.autocast}"]
-        facts += [f"{library} {version(library)}" for library in ("torch", "transformers", "soxr")]
-        facts += [f"libsndfile {soundfile.__libsndfile_version__}"]
+        preprocessing = (f"preprocessing {PREPROCESSING}", f"autocast {self.autocast}")
+        self.audio_fingerprint = self._fingerprint(
+            files.audio_sha256, *preprocessing, f"soxr {version('soxr')}",
+            f"libsndfile {soundfile.__libsndfile_version__}",
+        )  # fmt: skip
+        self.text_fingerprint = self._fingerprint(files.text_sha256, f"tokenizers {version('tokenizers')}")
+        self.embed_dim = self.config.get("projection_dim", 512)
+        self._lock = threading.RLock()
+        self._model = self._log_mel = self._tokenizer = None
+
+    def _fingerprint(self, *facts: str) -> str:
+        facts += (self.device.type, *(f"{library} {version(library)}" for library in ("torch", "transformers")))
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property
@@ -68,15 +77,17 @@ class Encoder:
 
     @property
     def model(self):
-        """The frozen ClapModel in float32, loaded at first use."""
+        """The frozen ClapModel in float32, loaded at first use together with all that clips and texts need."""
         with self._lock:
             if self._model is None:
-                self._model = self._load()
+                *_, self._tokenizer, self._model = self.log_mel, *self._load()
             return self._model
 
     def _load(self):
         from transformers import ClapModel
         from transformers.utils import logging
+
+        from CLAP.tokenizer import load_tokenizer
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -97,9 +108,13 @@ class Encoder:
             raise UserError(f"--checkpoint {self.folder} lacks weights or has wrong shapes: {', '.join(wrong)}")
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
             raise UserError(f"--checkpoint {self.folder} holds weights that are not finite")
-        return model.eval().requires_grad_(False).to(self.device)
+        try:
+            tokenizer = load_tokenizer(self.folder, model.config.text_config.max_position_embeddings - 2)
+        except Exception as error:  # damage ends in errors of many classes
+            raise self._cannot("be loaded with its tokenizer", error) from None
+        return tokenizer, model.eval().requires_grad_(False).to(self.device)
 
-    def _cannot(self, what: str, error: Exception) -> UserError:
+    def _cannot(self, what: str, error: Exception | str) -> UserError:
         return UserError(f"--checkpoint {self.folder} cannot {what}: {first_line(error)[:300]}")
 
     @torch.inference_mode()
@@ -130,23 +145,23 @@ class Encoder:
         Every batch has TEXT_BATCH rows and a length that depends on the text alone, so a text's embedding does
         not depend on its neighbours.
         """
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # damage and code of its own end in errors of many classes
-            raise self._cannot("be loaded with its tokenizer", error) from None
-        limit = self.model.config.text_config.max_position_embeddings - 2
-        tokens = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+        settings = self.model.config.text_config
+        limit = settings.max_position_embeddings - 2
+        tokens = [self._tokenizer.encode(text).ids for text in texts]
+        if (highest := max(map(max, tokens), default=0)) >= settings.vocab_size:
+            raise self._cannot("take what its tokenizer gives", f"id {highest} of {settings.vocab_size}")
         lengths = np.array([min(limit, -(-len(ids) // TEXT_STEP) * TEXT_STEP) for ids in tokens])
         vectors = np.empty((len(texts), self.embed_dim), np.float32)
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
             for start in range(0, len(rows), TEXT_BATCH):
                 chosen = np.resize(rows[start : start + TEXT_BATCH], TEXT_BATCH)
-                batch = [{"input_ids": tokens[i]} for i in chosen]
-                inputs = tokenizer.pad(batch, padding="max_length", max_length=int(length), return_tensors="pt")
-                features = self.model.get_text_features(**inputs.to(self.device)).pooler_output
+                ids = torch.full((TEXT_BATCH, int(length)), settings.pad_token_id)
+                mask = torch.zeros_like(ids)
+                for row, i in enumerate(chosen):
+                    ids[row, : len(tokens[i])] = torch.tensor(tokens[i])
+                    mask[row, : len(tokens[i])] = 1
+                features = self.model.get_text_features(ids.to(self.device), mask.to(self.device)).pooler_output
                 vectors[chosen] = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
         return vectors
 

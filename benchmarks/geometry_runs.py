@@ -58,7 +58,7 @@ def open_encoder(checkpoint: str):
     from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
 
     encoder = Encoder(checkpoint, torch.device("cpu"))
-    return encoder, EmbeddingCache(default_folder(), encoder.fingerprint)
+    return encoder, EmbeddingCache(default_folder(), encoder.audio_fingerprint)
 
 
 def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: str = "video_id") -> Data:

@@ -24,7 +24,7 @@ def make_rows(folder: Path, cache_dir: Path, count: int, files: int = 20) -> Non
     from hyperbolic_clap.plumbing.file_index import FileIndex, stat_token
 
     encoder = Encoder(str(TINY), torch.device("cpu"))
-    store, names, rng = cache_dir / encoder.fingerprint[:32] / "store", class_names(), np.random.default_rng(0)
+    store, names, rng = cache_dir / encoder.audio_fingerprint[:32] / "store", class_names(), np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     found, waiting = [], []
     for number in range(files):
@@ -46,7 +46,7 @@ def make_rows(folder: Path, cache_dir: Path, count: int, files: int = 20) -> Non
             part, waiting = together[:SEGMENT_ROWS], [together[SEGMENT_ROWS:]] if len(together) > SEGMENT_ROWS else []
             vectors = rng.standard_normal((len(part), encoder.embed_dim), np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            write(store / f"{number}_{len(waiting)}.safetensors", encoder.fingerprint, part, vectors)
+            write(store / f"{number}_{len(waiting)}.safetensors", encoder.audio_fingerprint, part, vectors)
     time.sleep(4)  # until no file is young
     known = FileIndex(cache_dir)
     for path, keys in found:

@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
 
     sets = {name: READERS[name](folder) for name, folder in chosen.items()}  # all layouts before any work
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
-    cache = EmbeddingCache(args.cache_dir or default_folder(), encoder.fingerprint)
+    cache = EmbeddingCache(args.cache_dir or default_folder(), encoder.audio_fingerprint)
     report = describe(args, encoder)
     for given in sets.values():
         if args.limit:

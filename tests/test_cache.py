@@ -48,7 +48,7 @@ class CountingEncoder(Encoder):
 
 def embed(folder, cache_dir, model=TINY, limit=1000, **options):
     encoder = CountingEncoder(str(model), torch.device("cpu"))
-    cache = EmbeddingCache(cache_dir, encoder.fingerprint)
+    cache = EmbeddingCache(cache_dir, encoder.audio_fingerprint)
     rows = islice(ParquetFolder(folder, CLASSES), limit)
     clips, keys = zip(*embed_clips(rows, encoder, cache, **options), strict=True)
     audio, known = cache.take(list(keys), encoder.embed_dim)
@@ -81,7 +81,7 @@ def test_class_texts_are_encoded_once(tmp_path, encoder):
     names = CLASSES.names[:20]
     for expected in (20, 0):
         counting = CountingEncoder(str(TINY), torch.device("cpu"))
-        cache = EmbeddingCache(tmp_path, counting.fingerprint)
+        cache = EmbeddingCache(tmp_path, counting.audio_fingerprint)
         text = embed_classes(names, counting, cache)
         assert counting.texts == expected
     assert np.array_equal(text.numpy(), encoder.encode_texts([f"This is a sound of {name}." for name in names]))
@@ -115,12 +115,12 @@ def test_another_model_or_preprocessing_misses(tones, tmp_path, file):
 
 
 def test_another_pipeline_version_or_precision_misses(monkeypatch):
-    before = Encoder(str(TINY), torch.device("cpu")).fingerprint
+    before = Encoder(str(TINY), torch.device("cpu")).audio_fingerprint
     monkeypatch.setattr(CLAP.encoder, "PREPROCESSING", "other")
-    assert Encoder(str(TINY), torch.device("cpu")).fingerprint != before
+    assert Encoder(str(TINY), torch.device("cpu")).audio_fingerprint != before
     monkeypatch.undo()
     monkeypatch.setattr(CLAP.encoder, "version", lambda name: "0")
-    assert Encoder(str(TINY), torch.device("cpu")).fingerprint != before
+    assert Encoder(str(TINY), torch.device("cpu")).audio_fingerprint != before
 
 
 def change_byte(path, at):
@@ -279,7 +279,7 @@ def test_an_interrupted_run_keeps_what_it_encoded(tones, tmp_path):
             return super().encode_waveform(waveform)
 
     encoder = Interrupted(str(TINY), torch.device("cpu"))
-    cache = EmbeddingCache(tmp_path / "cache", encoder.fingerprint)
+    cache = EmbeddingCache(tmp_path / "cache", encoder.audio_fingerprint)
     with pytest.raises(KeyboardInterrupt):
         list(embed_clips(ParquetFolder(tones, CLASSES), encoder, cache, workers=1))
     assert embed(tones, tmp_path / "cache")[0].clips == 14

@@ -397,6 +397,25 @@ def test_a_download_that_was_broken_off_is_completed(tmp_path, monkeypatch):
     assert "model.safetensors" in fetched
 
 
+@pytest.mark.parametrize("damage", [
+    lambda target: (target / "tokenizer.json").unlink(),
+    lambda target: (target / "preprocessor_config.json").unlink(),
+    lambda target: (target / "model.safetensors").unlink(),
+])  # fmt: skip
+def test_what_a_cached_model_lacks_is_fetched_before_anything_is_encoded(tmp_path, monkeypatch, damage):
+    target, fetched = hub(monkeypatch, tmp_path, [*SMALL_FILES, "model.safetensors"])
+    shutil.copytree(TINY, target)
+    damage(target)
+    assert Encoder("laion/x", CPU).encode_texts(["x"]).shape == (1, 512)
+    assert len(fetched) == 1
+
+
+def test_a_model_without_a_tokenizer_on_the_hub_is_one_sentence(tmp_path, monkeypatch):
+    hub(monkeypatch, tmp_path, ["config.json", "preprocessor_config.json", "model.safetensors"])
+    with pytest.raises(UserError, match="lacks its tokenizer"):
+        Encoder("laion/x", CPU)
+
+
 def test_a_model_that_cannot_be_fetched_is_one_sentence(tmp_path, monkeypatch):
     def snapshot_download(name, allow_patterns):
         raise ConnectionError("no network\nand more")

@@ -1,7 +1,10 @@
 """The encoder: equal to transformers' own CLAP path, and the same for a clip whatever stands beside it."""
 
+import io
 import json
+import pickle
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -138,7 +141,9 @@ def test_float16_weights_run_in_float32(encoder):
         (lambda f: (f / "config.json").write_text("[]"), "config.json that is not a JSON object"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded as a CLAP model"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be loaded with its tokenizer"),
-        (lambda f: (f / "tokenizer.json").unlink(), "cannot be loaded with its tokenizer"),
+        (lambda f: (f / "tokenizer.json").unlink(), "lacks its tokenizer: tokenizer.json, or vocab.json and"),
+        (lambda f: change(f / "tokenizer_config.json", add_prefix_space=False), "add_prefix_space is true in token"),
+        (lambda f: add_token(f / "tokenizer.json", "zzz", 1200), "what its tokenizer gives: id 1200 of 1200"),
         (lambda f: change(f / "config.json", projection_dim="x"), "Validation error for field 'projection_dim'"),
         (lambda f: change(f / "preprocessor_config.json", hop_length=0), "windows of 480000 samples in steps of 0"),
         (lambda f: change(f / "preprocessor_config.json", max_length_s=10**6), "windows of 48000000000 samples"),
@@ -151,16 +156,22 @@ def test_a_damaged_model_is_named(tmp_path, damage, says):
     damage(folder)
     with pytest.raises(UserError, match=says) as error:
         encoder = Encoder(str(folder), CPU)
-        assert encoder.log_mel and encoder.encode_texts(["x"]) is not None
+        assert encoder.log_mel and encoder.encode_texts(["x zzz"]) is not None
     assert "\n" not in str(error.value)
 
 
+def add_token(path, content, number):
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    tokens = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]
+    change(path, added_tokens=[*tokens, plain | {"id": number, "content": content}])
+
+
 def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values))
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_in_a_model_is_refused_and_does_not_run(tmp_path, zipped):
+@pytest.mark.parametrize("form", ["zip", "pickle", "tar"])
+def test_a_pickle_in_a_model_is_refused_and_does_not_run(tmp_path, form):
     class Payload:
         def __reduce__(self):
             return open, (str(tmp_path / "ran"), "w")
@@ -168,10 +179,20 @@ def test_a_pickle_in_a_model_is_refused_and_does_not_run(tmp_path, zipped):
     shutil.copytree(TINY, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     path = tmp_path / "model" / "pytorch_model.bin"
-    torch.save({"payload": Payload()}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="cannot be loaded as a CLAP model: it holds Python objects"):
+    torch.save({"payload": Payload()}, path, _use_new_zipfile_serialization=form == "zip")
+    says = "it holds Python objects"
+    if form == "tar":  # torch before 0.4 wrote these; torch before 2.6 loads them without weights_only
+        says, content = "is cut off, or no file of torch.save", io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as tar:
+            for name in ("storages", "tensors", "pickle"):
+                data = pickle.dumps(Payload() if name == "pickle" else 0, protocol=2)
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        path.write_bytes(content.getvalue())
+    with pytest.raises(UserError, match=f"cannot be loaded as a CLAP model: .*{says}") as error:
         assert Encoder(str(tmp_path / "model"), CPU).model
-    assert not (tmp_path / "ran").exists()
+    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
 
 
 def test_code_that_comes_with_a_model_does_not_run(tmp_path, encoder):
@@ -183,6 +204,38 @@ def test_code_that_comes_with_a_model_does_not_run(tmp_path, encoder):
     (model / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass T: pass\nC = M = T\n")
     assert np.array_equal(Encoder(str(model), CPU).encode_texts(["x"]), encoder.encode_texts(["x"]))
     assert not (tmp_path / "ran").exists()
+
+
+def test_all_of_a_model_is_loaded_before_the_first_clip_is_encoded(tmp_path):
+    shutil.copytree(TINY, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    encoder = Encoder(str(tmp_path / "model"), CPU)
+    with pytest.raises(UserError, match="cannot be loaded with its tokenizer"):
+        encoder.encode_waveform(tone(440, 2, 48_000).astype(np.float32))
+
+
+def test_what_a_key_depends_on(tmp_path):
+    """A clip's on weights and preprocessing, a text's on weights and tokenizer."""
+
+    def of(folder):
+        encoder = Encoder(str(folder), CPU)
+        return encoder.audio_fingerprint, encoder.text_fingerprint
+
+    before = of(TINY)
+    for name, changed in (
+        ("tokenizer.json", (False, True)), ("preprocessor_config.json", (True, False)), ("config.json", (True, True)),
+        ("model.safetensors", (True, True)), ("README.md", (False, False)),
+    ):  # fmt: skip
+        folder = tmp_path / name
+        shutil.copytree(TINY, folder)
+        if name == "model.safetensors":
+            content = bytearray((folder / name).read_bytes())
+            content[-1] ^= 1
+            (folder / name).write_bytes(content)
+        else:
+            with (folder / name).open("a") as file:
+                file.write("\n")
+        assert tuple(a != b for a, b in zip(before, of(folder), strict=True)) == changed, name
 
 
 def test_missing_weights_are_not_filled_with_random_numbers(tmp_path):

@@ -16,7 +16,7 @@ TEMPLATES = ["This is a sound of {label}.", "{label}", "a {label} {recording} of
 
 
 def test_several_prompts_are_the_mean_of_unit_vectors(encoder):
-    cache = EmbeddingCache(None, encoder.fingerprint)
+    cache = EmbeddingCache(None, encoder.audio_fingerprint)
     found = embed_classes(NAMES, encoder, cache, TEMPLATES)
     for name, vector in zip(NAMES, found, strict=True):
         texts = [template.replace("{label}", name) for template in TEMPLATES]
@@ -26,7 +26,7 @@ def test_several_prompts_are_the_mean_of_unit_vectors(encoder):
 
 
 def test_one_prompt_gives_the_encoder_s_own_bits(encoder):
-    cache = EmbeddingCache(None, encoder.fingerprint)
+    cache = EmbeddingCache(None, encoder.audio_fingerprint)
     expected = torch.from_numpy(encoder.encode_texts([f"This is a sound of {name}." for name in NAMES]))
     assert torch.equal(embed_classes(NAMES, encoder, cache), expected)
     assert torch.equal(embed_classes(NAMES, encoder, cache, [PROMPT]), expected)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from CLAP.checkpoint import hash_file
 from CLAP.encoder import Encoder
 from data import ParquetFolder
 from hyperbolic_clap.embedding.clips import SkipReason
@@ -90,9 +91,9 @@ def open_embedder(config: EncoderConfig, device: torch.device, prompts: Sequence
     """The encoder of a config with its cache; UserError if there is none. prompts: others than the config's."""
     folder = (config.cache_dir or default_folder()) if config.use_cache else None
     index = FileIndex(folder, config.verify_cache)
-    encoder = Encoder(config.checkpoint, device, autocast=config.autocast, known=index)
+    encoder = Encoder(config.checkpoint, device, config.autocast, lambda path: index.hash(path, hash_file))
     chosen = tuple(prompts or config.prompts or [PROMPT])
-    return Embedder(encoder, EmbeddingCache(folder, encoder.fingerprint), index, chosen)
+    return Embedder(encoder, EmbeddingCache(folder, encoder.audio_fingerprint), index, chosen)
 
 
 class EmbeddingPipeline:

@@ -73,7 +73,7 @@ class Part:
 
 def kind_of(encoder: Encoder) -> str:
     """Where the entries lie of files read for this encoder: its version of the preprocessing decides what is no use."""
-    return f"{encoder.fingerprint[:32]}/known"
+    return f"{encoder.audio_fingerprint[:32]}/known"
 
 
 def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: Span) -> Part:

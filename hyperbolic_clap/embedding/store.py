@@ -1,9 +1,9 @@
 """Embeddings on disk: each clip and each text goes through the frozen encoder once, ever.
 
-A cache folder holds one sub-folder for each encoder fingerprint (weights, preprocessing, library versions), and in its
-folder `store` the vectors as segments (CLAP/segments.py). Opening reads 40 bytes for each vector in it; a vector is
-read and checked when it is asked for. Segments are only ever added, under names of their own, so runs can share a
-folder; small ones are merged into large ones, by whichever run comes to it.
+A cache folder holds one sub-folder for each audio fingerprint (weights, preprocessing, library versions), and in its
+folder `store` the vectors as segments (segments.py); a text's key says what else its vector depends on. Opening reads
+40 bytes for each vector in it; a vector is read and checked when it is asked for. Segments are only ever added, under
+names of their own, so runs can share a folder; small ones are merged into large ones, by whichever run comes to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hyperbolic_clap.embedding.segments import Damage, Segment, key_prefixes, write
-from hyperbolic_clap.plumbing.errors import UserError, warn
+from hyperbolic_clap.plumbing.errors import UserError, log, warn
 from hyperbolic_clap.plumbing.files import lock, remove_stale
 
 NOT_READ_BACK = "vectors that were just written to the embedding cache cannot be read back"
@@ -57,6 +57,8 @@ class EmbeddingCache:
                 remove_stale(stale)
             self._open_segments()
             self._take_over()
+        elif folder and any(folder.glob("[0-9a-f]" * 32)):
+            log.info("the cache %s knows other models or versions alone; with these, clips are encoded anew", folder)
 
     def take(self, keys: np.ndarray | list[bytes], dim: int) -> tuple[np.ndarray, np.ndarray]:
         """(n, 32) uint8 keys, or n of 32 bytes -> ((n, dim) float32 embeddings, (n,) bool: which of them are known)."""

@@ -32,7 +32,7 @@ def embed_classes(
 
 def embed_texts(texts: list[str], encoder: Encoder, cache: EmbeddingCache) -> torch.Tensor:
     """Texts -> (M, D) float32 unit embeddings; each distinct text is encoded once, ever."""
-    keys = [text_key(text) for text in texts]
+    keys = [text_key(text, encoder.text_fingerprint) for text in texts]
     vectors, known = cache.take(keys, encoder.embed_dim)
     if missing := list({key: i for i, key in enumerate(keys) if not known[i]}.values()):
         log.info("encoding %d texts", len(missing))
@@ -43,6 +43,6 @@ def embed_texts(texts: list[str], encoder: Encoder, cache: EmbeddingCache) -> to
     return torch.from_numpy(vectors)
 
 
-def text_key(text: str) -> bytes:
-    """SHA-256 of a text, apart from every clip's."""
-    return hashlib.sha256(f"text\n{text}".encode()).digest()
+def text_key(text: str, fingerprint: str) -> bytes:
+    """SHA-256 of a text and of what else its vector depends on, apart from every clip's."""
+    return hashlib.sha256(f"text\n{fingerprint}\n{text}".encode()).digest()
