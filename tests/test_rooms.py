@@ -59,11 +59,51 @@ def test_lower_rooms_import_no_upper_ones():
         assert not imports(path) & upper, path
 
 
+def nodes(path: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+
+
+def test_below_the_scripts_one_place_knows_the_command_line():
+    for path, room in sources().items():
+        if room == "scripts" or path == f"{PACKAGE}/plumbing/flags.py":
+            continue
+        named = {node.arg for node in nodes(path) if isinstance(node, ast.arg)}
+        named |= {node.id for node in nodes(path) if isinstance(node, ast.Name)}
+        assert "argparse" not in imports(path) | named and "args" not in named, path
+
+
+# Where a similarity's name may stand as a value: two defaults, and a schedule of learning rates, called cosine too.
+NAMED = {
+    f"{PACKAGE}/plumbing/config.py": ["hyperbolic"],
+    f"{PACKAGE}/training/trainer.py": ["cosine"],
+    "train_hyperbolic_clap.py": ["hyperbolic", "cosine"],
+}
+
+
+def test_only_the_registry_knows_the_names_of_similarities():
+    from hyperbolic import SIMILARITIES
+
+    found = {}
+    for path, room in sources().items():
+        constants = [node.value for node in nodes(path) if isinstance(node, ast.Constant)]
+        if room not in ("hyperbolic", "projector") and (names := [x for x in constants if x in SIMILARITIES]):
+            found[path] = names
+    assert found == NAMED
+
+
+def test_the_main_of_a_script_is_a_table_of_contents():
+    for path, room in sources().items():
+        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body if room == "scripts" else ():
+            if isinstance(node, ast.FunctionDef) and node.name == "main":
+                assert node.end_lineno - node.lineno + 1 <= 40, path
+
+
 def test_the_encoder_knows_nothing_of_parquet_ranks_or_flags():
     for path, room in sources().items():
         if room == "CLAP":
             text = (ROOT / path).read_text(encoding="utf-8")
-            known = re.search(r"pyarrow|argparse|plumbing\.(ranks|flags)|plumbing import .*\b(ranks|flags)\b", text)
+            rooms = r"plumbing\.(ranks|flags|file_index)|plumbing import .*\b(ranks|flags)\b|hyperbolic_clap\.embedding"
+            known = re.search(rf"pyarrow|argparse|{rooms}", text)
             assert not known, path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from hyperbolic_clap.metrics.weighted import Ranking, Ratios
 from hyperbolic_clap.plumbing.errors import UserError
 
 ACCURACY_RANKS = (1, 3, 5, 10)
+
+
+# Metrics that are one ratio of sums over clips and need no more than the ranking: name -> (top, targets, k) -> (parts,
+# wholes), both (N,). The results JSON, comparisons and their intervals take what stands here.
+OF_CLIPS: dict[str, Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]] = {}
 
 
 def rank_classes(scores: np.ndarray) -> np.ndarray:
@@ -34,7 +40,7 @@ def metrics(scores: np.ndarray, targets: np.ndarray, top_k: int) -> dict:
     total, valid = len(scores), targets.any(axis=1)
     names = [f"acc@{k}" for k in ACCURACY_RANKS]
     names += [f"{name}_{average}" for average in ("micro", "macro") for name in ("precision", "recall", "f1")]
-    result: dict = dict.fromkeys([*names, "map", "map_samples", "auc", "d_prime"])
+    result: dict = dict.fromkeys([*names, "map", "map_samples", "auc", "d_prime", *OF_CLIPS])
     if valid.any():
         scores, targets = scores[valid], targets[valid]
         order, once = rank_classes(scores), weighted.plain(len(scores))
@@ -59,6 +65,7 @@ def hit_ratios(top: np.ndarray, targets: np.ndarray, k: int) -> Ratios:
     ratios["mrr"] = np.where(first <= k, 1 / first, 0), one
     found, guessed, true = hits[:, :k].sum(axis=1), min(k, top.shape[1]) * one, targets.sum(axis=1)
     ratios |= {"precision_micro": (found, guessed), "recall_micro": (found, true)}
+    ratios |= {name: parts(top, targets, k) for name, parts in OF_CLIPS.items()}
     return ratios | {"f1_micro": (2 * found, guessed + true)}
 
 
