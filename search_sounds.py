@@ -106,7 +106,8 @@ def text_queries(args: argparse.Namespace, model) -> dict:
     from hyperbolic_clap.metrics.superclasses import subtree_of
 
     tree = audioset()
-    subtrees = {text: (subtree_of(text, tree) if args.branches else []) for text in args.query}
+    expands = args.branches and tree.find(model.classes.names)[0] is not None
+    subtrees = {text: (subtree_of(text, tree) if expands else []) for text in args.query}
     for text, subtree in subtrees.items():
         if subtree:
             log.info("%s: a superclass, answered by the %d texts of its subtree", text, len(subtree))

@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> None:
     if args.save_scores:
         save_scores(args.save_scores, tensors)
         info["scores"] = os.path.relpath(args.save_scores, output.parent)
-    write_json(output, {"test_info": info, "model_info": model.describe()} | evaluation)
+    about = model.describe() | {"mean_cosine": clips.mean_cosine}
+    write_json(output, {"test_info": info, "model_info": about} | evaluation)
     for name, value in (evaluation["metrics"] or {}).items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()

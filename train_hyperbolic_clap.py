@@ -53,7 +53,7 @@ def parser() -> Parser:
     add(
         "--c",
         type=positive,
-        default=1.0,
+        default=None,
         help="SQUARED RADIUS of the Poincare ball, curvature K = -1/c: smaller is more curved (default: 1.0)",
     )
     add("--temperature", type=positive, default=1.0, help="similarity = -distance / temperature (default: 1.0)")
@@ -143,7 +143,7 @@ def main(args: argparse.Namespace) -> None:
     model, pipeline = open_pipeline(data, encoder, ProjectorConfig(), labelled=not config.captions, ranks=ranks)
     require_trainable(config, pipeline)
     if not ranks.rank:
-        told = describe_run(arguments(args) | {"loss": config.loss}, model.device, ranks.size)
+        told = describe_run(arguments(args) | {"loss": config.loss, "c": config.c}, model.device, ranks.size)
         output, tracker = open_output(run_in, told, model), open_tracker(run_in.log_to, run_in.output_dir)
     clips = embed_pairs(pipeline) if config.captions else pipeline.embed(skip_untrainable)
     if clips is None:  # a rank above 0, whose vectors rank 0 has now

@@ -271,3 +271,19 @@ def test_patience_stops_and_a_resumed_run_stays_stopped(tones, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.pth")}
     script(TRAIN, *flags, "--resume")
     assert before == {path: path.read_bytes() for path in (tmp_path / "out").glob("*.pth")}
+
+
+def test_a_c_that_does_nothing_is_a_warning(tones, tmp_path):
+    flags = ("--parquet-dir", tones, "--no-cache", "--output-dir", tmp_path / "out", "--epochs", "1")
+    said = "warning: --c 0.5 has no effect: --similarity cosine has no c"
+    assert said in script(TRAIN, *flags, "--similarity", "cosine", "--c", "0.5").stdout
+    assert "has no effect" not in script(TRAIN, *flags, "--similarity", "cosine").stdout
+    assert json.loads((tmp_path / "out" / "setup.json").read_text())["arguments"]["c"] == 1.0
+
+
+def test_an_unknown_flag_or_name_says_what_there_is(tones):
+    done = script(TRAIN, "--parquet-dir", tones, "--learning-rat", "0.1", check=False)
+    assert done.returncode == 2 and "--learning-rat 0.1" in done.stderr
+    assert done.stderr.rstrip().endswith("did you mean --learning-rate?")
+    done = script(TRAIN, "--parquet-dir", tones, "--similarity", "dot", check=False)
+    assert done.returncode == 2 and "--similarity dot is unknown; known are hyperbolic, cosine" in done.stderr

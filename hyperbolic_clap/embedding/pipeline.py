@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from hyperbolic_clap.embedding.row_index import Exclusion, embed_rows, record
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
 from hyperbolic_clap.embedding.texts import PROMPT, embed_classes
+from hyperbolic_clap.embedding.towers import check_towers
 from hyperbolic_clap.plumbing.config import DataConfig, EncoderConfig
 from hyperbolic_clap.plumbing.device import cores
 from hyperbolic_clap.plumbing.errors import UserError
@@ -43,7 +44,8 @@ class EmbeddedClips:
     """What is trained and tested on.
 
     rows: the N used rows, without their audio. audio (N, D) and text (M, D): float32 embeddings on the CPU. counts: for
-    the JSON. texts_of: names -> their embeddings in the prompts of `text`.
+    the JSON. texts_of: names -> their embeddings in the prompts of `text`. mean_cosine: of texts and of clips, for the
+    JSON (embedding/towers.py).
     """
 
     classes: ClassList
@@ -52,6 +54,7 @@ class EmbeddedClips:
     text: torch.Tensor
     counts: dict
     texts_of: Callable[[Sequence[str]], torch.Tensor]
+    mean_cosine: dict[str, float | None] = field(default_factory=dict)
 
     @cached_property
     def targets(self) -> torch.Tensor:
@@ -117,9 +120,10 @@ class EmbeddingPipeline:
         if embedded is None:
             return None
         require_matches(embedded.rows, embedded.skipped)
-        text = self.embedder.texts_of(self.classes.names)
-        texts_of = self.embedder.texts_of
-        return EmbeddedClips(self.classes, embedded.rows, embedded.audio, text, embedded.counts, texts_of)
+        texts_of, audio = self.embedder.texts_of, embedded.audio
+        text = texts_of(self.classes.names)
+        alike = check_towers(self.embedder.encoder.name, text, audio)
+        return EmbeddedClips(self.classes, embedded.rows, audio, text, embedded.counts, texts_of, alike)
 
 
 def embed_folder(

@@ -22,7 +22,8 @@ class Tagger:
         self.projector, self.embedder, self.names = model.projector, model.embedder, model.classes.names
         self.text = self._vectors(self.names)
         tree = audioset()
-        below = {i: subtree_of(name, tree) for i, name in enumerate(self.names)} if branches else {}
+        expands = branches and tree.find(self.names)[0] is not None
+        below = {i: subtree_of(name, tree) for i, name in enumerate(self.names)} if expands else {}
         self.branches = {i: (self._vectors(members), members) for i, members in below.items() if members}
 
     def _vectors(self, names: list[str]) -> torch.Tensor:

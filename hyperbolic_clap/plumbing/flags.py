@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hyperbolic_clap.plumbing.config import (
     RunConfig,
     TrainConfig,
 )
-from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.errors import UserError, warn
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +29,9 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str):
-        self.exit(2, f"error: {message}\n")
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+        self.exit(2, f"error: {message}{f'; did you mean {near[0]}?' if near else ''}\n")
 
 
 def positive(text: str) -> float:
@@ -237,8 +241,10 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
     if args.learn_c and not SIMILARITIES[args.similarity].curved:
         similarity = f"--similarity {args.similarity}"
         raise UserError(f"--learn-c has no meaning with {similarity}, which has no c; leave one of them out")
+    if args.c is not None and not SIMILARITIES[args.similarity].curved:
+        warn(f"--c {args.c:g} has no effect: --similarity {args.similarity} has no c")
     given = {name: getattr(args, name) for name in TrainConfig.__dataclass_fields__}
-    return TrainConfig(**given | {"loss": loss})
+    return TrainConfig(**given | {"loss": loss, "c": TrainConfig.c if args.c is None else args.c})
 
 
 def run_config(args: argparse.Namespace) -> RunConfig:

@@ -109,6 +109,9 @@ def _check(which: str, content) -> None:
             refuse(f"has {name} in the form {form(state[name])}, expected plain floats")
         if not bool(state[name].isfinite().all()):
             refuse(f"has values in {name} that are not finite")
+    names = content.get("classes", ["one", "two"])
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(x, str) and x.strip() for x in names):
+        refuse("has classes that are no list of two or more names")
     scaling = content.get("calibration", {"slope": 1.0, "shift": 0.0})
     if not isinstance(scaling, dict) or any(type(scaling.get(k)) is not float for k in ("slope", "shift")):
         refuse("has a calibration without the numbers slope and shift")

@@ -13,6 +13,7 @@ from data import ParquetFolder
 from hyperbolic_clap.embedding.pipeline import Embedder, EmbeddingPipeline, open_embedder
 from hyperbolic_clap.plumbing.config import CLASS_LABELS, DataConfig, EncoderConfig, ProjectorConfig
 from hyperbolic_clap.plumbing.device import choose_device
+from hyperbolic_clap.plumbing.errors import log
 from hyperbolic_clap.plumbing.ranks import Alone
 from hyperbolic_clap.projector.projector import Projector, open_projector
 from hyperbolic_clap.reading.labels import ClassList
@@ -29,15 +30,17 @@ class Model:
     embedder: Embedder
 
     def describe(self) -> dict:
-        """The models behind the numbers, for the results JSON."""
-        return self.projector.describe(self.embedder.encoder, self.embedder.prompt)
+        """The models behind the numbers, for the results JSON; new_classes: how many the projector did not train on."""
+        described = self.projector.describe(self.embedder.encoder, self.embedder.prompt)
+        known = self.projector.classes is not None
+        return described | {"new_classes": len(self.projector.new_classes(self.classes.names)) if known else None}
 
 
 def open_model(encoder: EncoderConfig, projector: ProjectorConfig) -> Model:
     """A model without data. UserError for what cannot be loaded, or for a projector of another CLAP model."""
     device = choose_device(encoder.device)
     chosen = open_projector(projector, device)
-    return _with_embedder(encoder, device, chosen, Alone(), class_list(encoder))
+    return _with_embedder(encoder, device, chosen, Alone(), class_list(encoder, chosen))
 
 
 def open_pipeline(
@@ -53,15 +56,24 @@ def open_pipeline(
     """
     device = choose_device(encoder.device)
     chosen = open_projector(projector, device)
-    ranks, classes = ranks or Alone(), class_list(encoder)
+    ranks, classes = ranks or Alone(), class_list(encoder, chosen)
     folder = ParquetFolder(data.parquet_dir, classes, data.skip_bad_files, labelled)
     model = _with_embedder(encoder, device, chosen, ranks, classes)
     return model, EmbeddingPipeline(folder, model.embedder, data, encoder, ranks)
 
 
-def class_list(encoder: EncoderConfig) -> ClassList:
-    """The class list of a config; UserError if it cannot be read."""
-    return ClassList.read(encoder.class_labels or CLASS_LABELS)
+def class_list(encoder: EncoderConfig, projector: Projector) -> ClassList:
+    """The config's class list, else the one the projector was trained on, else AudioSet's; UserError if unreadable.
+
+    A projector meets classes that it was not trained on as CLAP itself does, zero-shot: it is said how many they are.
+    """
+    if encoder.class_labels is None and projector.classes:
+        return ClassList(projector.classes)
+    classes = ClassList.read(encoder.class_labels or CLASS_LABELS)
+    if new := projector.new_classes(classes.names):
+        facts = len(new), len(classes), projector.path, "; ".join(new[:3])
+        log.info("%d of %d classes are new to %s (%s), which meets them zero-shot", *facts)
+    return classes
 
 
 def _with_embedder(

@@ -14,6 +14,7 @@ from hyperbolic_clap.embedding.texts import PROMPT
 from hyperbolic_clap.plumbing.config import ProjectorConfig
 from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.projector import checkpoints, exported, prototypes
+from hyperbolic_clap.reading.labels import normalise
 
 
 class Projector:
@@ -65,6 +66,16 @@ class Projector:
         if calibrated and self.calibration:
             logits = self.calibration["slope"] * logits + self.calibration["shift"]
         return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))  # exp overflows at 710
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The class names it was trained on; None without training, on captions, and in checkpoints older than this."""
+        return self.content.get("classes")
+
+    def new_classes(self, names: list[str]) -> list[str]:
+        """The class names among these that it was not trained on, as far as it knows."""
+        trained = {normalise(name) for name in self.classes or names}
+        return [name for name in names if normalise(name) not in trained]
 
     @property
     def prototypes(self) -> float:

@@ -96,9 +96,10 @@ def _about(
     @cache
     def about() -> dict:
         encoder = embedder.encoder
-        kept = {"text": config.text}
+        kept: dict = {"text": config.text}
         if isinstance(clips, EmbeddedClips):
             audio, targets = clips.audio[train], clips.targets[train]
+            kept["classes"] = clips.classes.names
             kept |= prototypes(config.prototypes, audio, targets, clips.classes.names)
         model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": embedder.prompt}
         identity = {"prompt": embedder.prompt} | config.identity() | {"data": data.result()}
