@@ -1,4 +1,4 @@
-"""Retrieval results: evaluated, written clip by clip, read again and compared with paired intervals over clips."""
+"""Results files of retrieval: read, and compared with paired intervals over clips."""
 
 from __future__ import annotations
 
@@ -8,39 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperbolic_clap.embedding.pairs import EmbeddedPairs
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.retrieval import METRICS, Queries, retrieve, summary
+from hyperbolic_clap.metrics.retrieval import METRICS, Queries
 from hyperbolic_clap.metrics.weighted import plain
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.projector.blocks import project
-from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.results.compare import CompareConfig, resample_bar
 from hyperbolic_clap.results.measures import paired_intervals
 
 WAYS = ("text_to_audio", "audio_to_text")
-
-
-def evaluate_retrieval(material: EmbeddedPairs, projector: Projector) -> dict:
-    """metrics of both directions, and every clip's captions, ranks and average precisions, for the results JSON."""
-    audio, text = project(projector, material.audio), projector.text(material.text)
-    found = retrieve(projector.compare, audio, text, material.pairs)
-    starts = np.searchsorted(material.pairs[:, 0], np.arange(len(audio) + 1))
-    ids = zip(material.rows.sample_ids.tolist(), material.rows.video_ids, strict=True)
-    (rank_of_text, precision_of_text), (rank_of_clip, precision_of_clip) = (found[way] for way in WAYS)
-    clips = [
-        {
-            "sample_id": sample_id,
-            "video_id": video_id,
-            "captions": [material.texts[i] for i in material.pairs[start:end, 1]],
-            "text_to_audio_rank": rank_of_text[start:end].tolist(),
-            "text_to_audio_AP@10": precision_of_text[start:end].tolist(),
-            "audio_to_text_rank": int(rank_of_clip[i]),
-            "audio_to_text_AP@10": float(precision_of_clip[i]),
-        }
-        for i, ((sample_id, video_id), start, end) in enumerate(zip(ids, starts, starts[1:], strict=False))
-    ]
-    return {"metrics": {way: summary(*found[way]) for way in WAYS}, "predictions": clips}
 
 
 @dataclass
