@@ -12,7 +12,7 @@ from hyperbolic_clap.metrics import bootstrap
 from hyperbolic_clap.metrics.retrieval import METRICS, Queries
 from hyperbolic_clap.metrics.weighted import plain
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.results.compare import CompareConfig, resample_bar
+from hyperbolic_clap.results.compare import CompareConfig, resample_bar, table_by_seed
 from hyperbolic_clap.results.measures import paired_intervals
 
 WAYS = ("text_to_audio", "audio_to_text")
@@ -68,8 +68,8 @@ def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
     intervals: list[dict | None] = [None]
     with resample_bar(config.resamples * (1 + len(shared_with))) as done:
         of_base = _resample(base.clips, config, done) if any(shared_with) else {}
-        for shared in shared_with:
-            intervals.append(paired_intervals(of_base, _resample(shared, config, done)) if shared else None)
+        drawn = [of_base, *(_resample(shared, config, done) if shared else None for shared in shared_with)]
+    intervals += [found and paired_intervals(of_base, found) for found in drawn[1:]]
     rows = [
         {
             "metric": name,
@@ -82,6 +82,10 @@ def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
         }
         for name in values[0]
     ]
+    tables = [{"title": "retrieval", "files": [file.label for file in files], "rows": rows}]
+    if config.by_seed:
+        columns = [{name: {"value": value} for name, value in column.items()} for column in values]
+        tables.insert(0, table_by_seed(files, columns, drawn, config, notes))
     return {
         "files": [{"label": file.label, "path": str(file.path), "clips": len(file.keys)}
                   | {name: file.model.get(name) for name in ("similarity", "clap_model", "projection_checkpoint", "c")}
@@ -90,7 +94,7 @@ def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
         "resamples": config.resamples,
         "interval": "95 % percentile, paired over clips",
         "k": None,
-        "tables": [{"title": "retrieval", "files": [file.label for file in files], "rows": rows}],
+        "tables": tables,
         "classes": [],
         "notes": notes,
     }  # fmt: skip
