@@ -7,6 +7,8 @@
 
     python compare_results.py results_original.json results_hyperbolic.json --report report.html
 
+    python compare_results.py sweep/*.json --group-by seed --baseline cosine --csv comparison.csv
+
 A difference comes with its 95 % interval, from a paired bootstrap over the clips, where both files evaluated the same
 clips (the same video_id and true classes) against the same class list; otherwise it is marked unpaired. Metrics that
 a file lacks are recomputed from its predictions where these suffice. Intervals for map, map_samples, auc and d_prime
@@ -31,6 +33,12 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("results", type=Path, nargs="+", help="two or more results JSON files, the baseline first")
+    add("--baseline", default=None, metavar="NAME", help="the file that others are compared with, by its name in the "
+        "table or its path; with --group-by by the name of a group or of a file in it (default: the first file)")
+    add("--group-by", choices=["seed"], default=None, help="means and deviations over trainings that differ in their "
+        "seed alone, with intervals over clips and seeds")
+    add("--csv", type=Path, default=None, metavar="FILE", help="also write a row for each file: its settings, metrics, "
+        "differences and intervals")
     add("--output-json", type=Path, default=None, help="also write the comparison as JSON")
     add("--markdown", default=None, metavar="FILE", help="also write it as Markdown (- for stdout, instead of text)")
     add("--report", type=Path, default=None, metavar="FILE", help="also write one page for a browser, with clips "
@@ -50,21 +58,21 @@ def main(args: argparse.Namespace) -> None:
     if len(args.results) < 2:
         raise UserError("one result file cannot be compared; name two or more, the baseline first")
     markdown = Path(args.markdown) if args.markdown and args.markdown != "-" else None
-    require_outputs((args.output_json, markdown, args.report), args.results)
-    from hyperbolic_clap.results.tables import render
+    require_outputs((args.output_json, markdown, args.csv, args.report), args.results)
+    from hyperbolic_clap.results.tables import render, write_csv
 
-    labels = [path.stem.removeprefix("results_") for path in args.results]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in args.results]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"{args.results[0]} is named twice; name each results file once")
-    files, report = compare_files(args, labels)
+    paths = labelled(args.results)
+    if args.baseline and not args.group_by:
+        paths = baseline_first(paths, args.baseline)
+    files, report = compare_files(args, paths)
     log.info(render(report, markdown=args.markdown == "-").rstrip())
     if args.output_json:
         write_json(args.output_json, report)
     if markdown:
         text = render(report, markdown=True).encode("utf-8", "backslashreplace")
         write_atomic(markdown, lambda temporary: temporary.write_bytes(text))
+    if args.csv:
+        write_csv(args.csv, report)
     if args.report:
         from hyperbolic_clap.reporting.page import write_report
 
@@ -72,19 +80,39 @@ def main(args: argparse.Namespace) -> None:
         log.info("report: %s", args.report)
 
 
-def compare_files(args: argparse.Namespace, labels: list[str]) -> tuple[list, dict]:
+def labelled(results: list[Path]) -> dict[str, Path]:
+    """{label: path}: the files' names without what they share, or their paths where two names are alike."""
+    labels = [path.stem.removeprefix("results_") for path in results]
+    if len(set(labels)) < len(labels):
+        labels = [str(path) for path in results]
+    for label, path in zip(labels, results, strict=True):
+        if labels.count(label) > 1:
+            raise UserError(f"{path} is named twice; name each results file once")
+    return dict(zip(labels, results, strict=True))
+
+
+def baseline_first(paths: dict[str, Path], name: str) -> dict[str, Path]:
+    """The files with the one of that label or path first; UserError if there is none."""
+    for label, path in paths.items():
+        if name in (label, str(path)):
+            return {label: path} | paths
+    raise UserError(f"--baseline {name} is none of the files; they are: {', '.join(paths)}")
+
+
+def compare_files(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[list, dict]:
     """Results files of classification, or of retrieval, and their comparison; UserError if they are of both."""
     from hyperbolic_clap.results.compare import CompareConfig, compare
     from hyperbolic_clap.results.files import load, read
     from hyperbolic_clap.results.retrieval import compare_retrieval, is_retrieval, read_retrieval
 
-    config = CompareConfig(args.resamples, args.seed, args.classes, args.min_clips)
-    contents = {label: (path, load(path)) for path, label in zip(args.results, labels, strict=True)}
+    by_seed = args.group_by == "seed"
+    config = CompareConfig(args.resamples, args.seed, args.classes, args.min_clips, by_seed, args.baseline)
+    contents = {label: (path, load(path)) for label, path in paths.items()}
     kinds = {label: is_retrieval(content) for label, (_, content) in contents.items()}
     if len({*kinds.values()}) > 1:
         one, other = (next(label for label, kind in kinds.items() if kind is way) for way in (True, False))
         raise UserError(f"{one} holds results of retrieval and {other} of classification, which cannot be compared")
-    if kinds[labels[0]]:
+    if all(kinds.values()):
         if args.report:
             raise UserError(f"--report shows classification, but {args.results[0]} holds results of retrieval")
         files = [read_retrieval(path, label, content) for label, (path, content) in contents.items()]

@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic_clap.embedding.pairs import embed_pairs
     from hyperbolic_clap.plumbing.ranks import open_ranks
     from hyperbolic_clap.projector.opening import open_pipeline
-    from hyperbolic_clap.results.retrieval import evaluate_retrieval
+    from hyperbolic_clap.results.evaluation import evaluate_retrieval
 
     data, encoder, projector, ranks = data_config(args), encoder_config(args), projector_config(args), open_ranks()
     model, pipeline = open_pipeline(data, encoder, projector, labelled=False, ranks=ranks)

@@ -18,7 +18,7 @@ import pytest
 import tqdm
 from conftest import ROOT
 
-PRELOADED = ["torch.distributed", "transformers.models.clap.modeling_clap", "soxr", "pandas", "sklearn.metrics"]
+PRELOADED = ["torch.distributed", "transformers.models.clap.modeling_clap", "soxr", "pandas", "scipy.stats"]
 ROOMS = {
     "training": ("trainer", "run_folder", "trackers", "calibration"),
     "embedding": ("clips", "pipeline"),

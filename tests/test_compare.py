@@ -34,6 +34,7 @@ def test_ranking_equals_scikit_learn_for_any_weights(ties, small, kind, monkeypa
     if small:
         monkeypatch.setattr(weighted, "GROUP_POSITIVES", 40)
         monkeypatch.setattr(weighted, "BLOCK_FLOATS", 130)
+        monkeypatch.setattr(weighted, "BLOCK_ROWS", 2)
     scores, targets = random_case(ties=ties)
     ranking = weighted.Ranking(scores, targets)
     assert (len(ranking.groups) > 1) == small
@@ -95,6 +96,25 @@ def test_draws_are_seeded_and_do_not_depend_on_the_chunks(monkeypatch):
     assert len(parts) == 8 and (np.concatenate(parts) == whole).all()
     assert (whole.sum(axis=1) == 37).all()
     assert (np.concatenate(list(bootstrap.draw(37, 50, 4))) != whole).any()
+
+
+def test_rankings_that_would_take_minutes_get_fewer_resamples():
+    assert [bootstrap.affordable(10_000, cost) for cost in (1e5, 2e7, 2.1e7, 2e8, 1e12)] == [
+        10_000, 10_000, 2000, 1000, 200]
+    assert bootstrap.affordable(100, 1e12) == 100
+
+
+def test_a_file_is_resampled_once_for_all_its_pairs(tmp_path, monkeypatch):
+    paths = [write_results(tmp_path / f"{i}.json", seed=i) for i in range(4)]
+    sizes, draw = [], bootstrap.draw
+
+    def counted(clips, *rest):
+        sizes.append(clips)
+        return draw(clips, *rest)
+
+    monkeypatch.setattr(bootstrap, "draw", counted)
+    _, rows = compared(tmp_path, *paths)
+    assert len(sizes) == 4 and all("low" in e for e in rows["map"]["differences"])
 
 
 def test_interval_of_a_known_case():

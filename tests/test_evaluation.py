@@ -5,7 +5,15 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, label_ranking_average_precision_score
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    label_ranking_average_precision_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from hyperbolic_clap.embedding.pipeline import require_matches
 from hyperbolic_clap.embedding.skipped import Skipped
@@ -58,6 +66,36 @@ def test_metrics_against_their_definitions():
     assert 0.5 * (1 + math.erf(result["d_prime"] / 2)) == pytest.approx(result["auc"])
 
 
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 14), st.sampled_from([None, 0, 1]))
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_metrics_equal_scikit_learn(seed, clips, classes, decimals):
+    """To 1e-9, ties included: rounded scores tie within clips and within classes."""
+    generator = np.random.default_rng(seed)
+    targets = generator.random((clips, classes)) < generator.uniform(0.05, 0.95)
+    scores = (generator.normal(size=targets.shape) + targets).astype(np.float32)
+    scores = scores if decimals is None else np.round(scores, decimals)
+    result = metrics(scores, targets, top_k=3)
+    valid = targets.any(axis=1)
+    if not valid.any():
+        assert result["map"] is None
+        return
+    scores, targets = scores[valid], targets[valid]
+    predicted = np.zeros_like(targets)
+    np.put_along_axis(predicted, np.argsort(-scores, axis=1, kind="stable")[:, :3], True, axis=1)
+    wanted = {}
+    for average in ("micro", "macro"):
+        found = precision_recall_fscore_support(targets, predicted, average=average, zero_division=0)
+        wanted |= {f"{n}_{average}": v for n, v in zip(("precision", "recall", "f1"), found, strict=False)}
+    occurs, mixed = targets.any(axis=0), targets.any(axis=0) & ~targets.all(axis=0)
+    wanted["map"] = np.mean([average_precision_score(targets[:, j], scores[:, j]) for j in np.flatnonzero(occurs)])
+    wanted["map_samples"] = np.mean([average_precision_score(t, s) for t, s in zip(targets, scores, strict=True)])
+    areas = [roc_auc_score(targets[:, j], scores[:, j]) for j in np.flatnonzero(mixed)]
+    assert (result["auc"] is None) == (not areas)
+    wanted |= {"auc": np.mean(areas)} if areas else {}
+    for name, value in wanted.items():
+        assert result[name] == pytest.approx(value, abs=1e-9, rel=0), name
+
+
 def test_all_four_accuracies_whatever_top_k():
     small = metrics(SCORES, TARGETS, top_k=1)
     large = metrics(SCORES, TARGETS, top_k=9)
@@ -74,7 +112,7 @@ def test_a_perfect_and_a_reversed_ranking():
     assert reversed_["acc@1"] == 0 and reversed_["auc"] == 0
 
 
-def test_no_ground_is_null_not_zero():
+def test_an_undefined_metric_is_null_not_zero():
     result = metrics(SCORES, np.zeros_like(TARGETS), top_k=3)
     assert result.pop("valid_samples") == 0 and result.pop("total_samples") == 60
     assert set(result.values()) == {None}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 CHUNK_FLOATS = 1 << 24  # weights drawn at a time: 64 MiB in float32
-RANKING_COST = 2e11  # of all rankings of a file, about two minutes on one core; beyond it they get fewer resamples
-FEWER = 2000
+RANKING_COST = 2e11  # of all rankings of a file, a minute or two on one core; beyond it they get fewer resamples
+FEWER, LEAST = 2000, 200
 
 
 def draw(clips: int, resamples: int, seed: int, width: int = 1) -> Iterator[np.ndarray]:
@@ -27,7 +27,9 @@ def draw(clips: int, resamples: int, seed: int, width: int = 1) -> Iterator[np.n
 
 def affordable(resamples: int, cost: float) -> int:
     """How many resamples rankings of that cost get: all that were asked for unless that takes minutes."""
-    return resamples if resamples * cost <= RANKING_COST else min(resamples, FEWER)
+    if resamples * cost <= RANKING_COST:
+        return resamples
+    return min(resamples, FEWER, max(LEAST, int(RANKING_COST / cost)))
 
 
 def interval(differences: np.ndarray) -> tuple[float, float] | None:

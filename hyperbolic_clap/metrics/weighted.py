@@ -11,11 +11,12 @@ import numpy as np
 
 Ratios = dict[str, tuple[np.ndarray, np.ndarray]]  # {metric: (N,) numerator, (N,) denominator}
 
-# Of classes that are ranked at a time: their pairs of a clip and a class, so that float32 sums of whole weights stay
-# exact and the sparse matrix takes 64 MiB at most; and their positives, for a core's cache.
+# Of classes that are ranked at a time: their pairs of a clip and a class, each 8 bytes of a sparse matrix at most, and
+# their positives, as many as suit a core's cache.
 GROUP_PAIRS = 1 << 23
-GROUP_POSITIVES = 1 << 11
-BLOCK_FLOATS = 1 << 18  # of one temporary of a ranking
+GROUP_POSITIVES = 1 << 12
+BLOCK_FLOATS = 1 << 19  # of one temporary of a ranking,
+BLOCK_ROWS = 64  # but for so many rows of weights at least
 
 
 def plain(clips: int) -> np.ndarray:
@@ -85,7 +86,7 @@ class Ranking:
         found = np.empty((1 + area, len(weights), len(self.classes)), weights.dtype)
         start = 0
         for group in self.groups:
-            end, rows = start + len(group.first), max(1, BLOCK_FLOATS // max(len(group.clip), weights.shape[1]))
+            end, rows = start + len(group.first), max(BLOCK_ROWS, BLOCK_FLOATS // len(group.clip))
             for row in range(0, len(weights), rows):
                 found[:, row : row + rows, start:end] = group(weights[row : row + rows], area)
             start = end
@@ -93,70 +94,85 @@ class Ranking:
 
 
 class _RankedClasses:
-    """Some classes of a Ranking, all of which occur. P: their positives in a row, class by class."""
+    """Some classes of a Ranking, all of which occur.
+
+    Its rows are their P positives: the best one of each class, then the second best of those that have two, and so on,
+    the classes with most positives first. A running sum within all classes then is as many additions of blocks of rows
+    as the largest class has positives.
+    """
 
     def __init__(self, scores: np.ndarray, targets: np.ndarray):
-        column, self.clip = np.nonzero(targets.T)
-        self.first = np.searchsorted(column, np.arange(targets.shape[1]))
-        own = scores[self.clip, column]
-        self.best = np.lexsort((-own, column))  # each class's positives, best first
-        best, place = own[self.best], np.argsort(self.best)
+        column, clip = np.nonzero(targets.T)
+        counts = np.bincount(column)
+        self.first = np.concatenate([[0], np.cumsum(counts)[:-1]])  # of each class, its positives in a row
+        own = scores[clip, column]
+        best = np.lexsort((-own, column))  # each class's positives, best first
+        rank = np.arange(len(own)) - self.first[column]
+        by_size = np.empty(len(counts), int)
+        by_size[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+        row = np.empty(len(own), int)  # of each class's positives, best first
+        row[np.lexsort((by_size[column], rank))] = np.arange(len(own))
+        self.sizes = np.bincount(rank)  # how many classes have a first, a second, a third positive ...
+        self.clip = np.empty_like(clip)
+        self.clip[row] = clip[best]
+        self.place = row[np.argsort(best)]  # the rows of each class's positives, by clip
+        self.last = row[self.first + counts - 1]  # the row of each class's last positive
         at_least, above, tied = [], [], np.empty((2, len(own)), int)
-        for j, (start, end) in enumerate(self._segments()):
-            ascending, count = best[start:end][::-1], end - start
+        for j, (start, count) in enumerate(zip(self.first, counts, strict=True)):
+            rows, ascending = row[start : start + count], own[best[start : start + count]][::-1]
             # How many positives are scored higher than each clip, or as high: its weight adds to those that follow.
             at_least.append(count - np.searchsorted(ascending, scores[:, j], side="right"))
             above.append(count - np.searchsorted(ascending, scores[:, j], side="left"))
-            for row, side in enumerate(("right", "left")):
-                tied[row, start:end] = end - np.searchsorted(ascending, best[start:end], side=side)
-        # (P,) places in the running sums, where the first one is 0: of the class, of those scored as high, of itself.
-        self.start, self.place = self.first[column], place + 1
-        self.tied_from, self.tied_to = tied[:, place]
-        self.at_least = self._steps(at_least)
+            # The last of the positives that are tied with each, and the last before them, -1 for none.
+            tied[0, rows] = rows[count - 1 - np.searchsorted(ascending, ascending[::-1], side="left")]
+            tied[1, rows] = np.append(rows, -1)[count - 1 - np.searchsorted(ascending, ascending[::-1], side="right")]
+        self.tied_last, self.tied_before = tied
         ties = sum(int((b - a).sum()) for a, b in zip(at_least, above, strict=True)) > len(own)
-        self.above = self._steps(above) if ties else None  # else a positive ties with itself alone
-        self.cost = self.at_least.nnz * (1 + ties) + 20 * len(own)
+        self.at_least = self._steps(at_least, row, counts)
+        self.above = self._steps(above, row, counts) if ties else None  # else a positive ties with itself alone
+        self.cost = self.at_least.nnz * (1 + ties) + 10 * len(own)
 
-    def _segments(self) -> zip:
-        return zip(self.first, [*self.first[1:], len(self.clip)], strict=True)
-
-    def _steps(self, higher: list[np.ndarray]):
+    def _steps(self, higher: list[np.ndarray], row: np.ndarray, counts: np.ndarray):
         """(P, N) sparse: the row of a class's k-th best positive marks the clips that k positives precede."""
         from scipy.sparse import csr_array
 
         rows, clips = [], []
-        for (start, end), count in zip(self._segments(), higher, strict=True):
-            entering = np.flatnonzero(count < end - start)
-            rows.append(start + count[entering])
-            clips.append(entering)
+        for start, count, precede in zip(self.first, counts, higher, strict=True):
+            clips.append(np.flatnonzero(precede < count))
+            rows.append(row[start + precede[clips[-1]]])
         place = np.concatenate(rows), np.concatenate(clips)
-        return csr_array((np.ones(len(place[0]), np.float32), place), (len(self.clip), len(higher[0])))
+        return csr_array((np.ones(len(place[0]), np.float32), place), (len(row), len(higher[0])))
 
     def __call__(self, weights: np.ndarray, area: bool) -> list[np.ndarray]:
-        def sums(steps) -> np.ndarray:  # (B, P) of the clips of a positive's step and all before, in its class
-            running = _running_sums((steps @ columns).T)
-            return running[:, self.place] - running[:, self.start]
-
-        own, columns = weights[:, self.clip], np.ascontiguousarray(weights.T)
-        running = _running_sums(own[:, self.best])
-        above, above_true = sums(self.at_least), running[:, self.tied_to] - running[:, self.start]
-        true = np.add.reduceat(own, self.first, axis=1)
+        columns = np.ascontiguousarray(weights.T)
+        own = columns[self.clip]
+        above = self._running_sums(self.at_least @ columns)  # the weight of all clips scored at least as high
+        true = self._running_sums(own.copy())  # of the positives down to each row
+        above_true = true if self.above is None else true[self.tied_last]
+        total, positive = weights.sum(axis=1, keepdims=True), true[self.last].T
         with np.errstate(divide="ignore", invalid="ignore"):
-            precision = np.where(own > 0, own * above_true / above, 0)
-            found = [np.add.reduceat(precision, self.first, axis=1) / true]
+            # Where no clip weighs anything a positive does not either, and 0 / 0 would be no number.
+            precision = own * above_true / np.maximum(above, np.finfo(above.dtype).tiny)
+            found = [self._sums_by_class(precision) / positive]
             if area:
-                total = weights.sum(axis=1, keepdims=True)
                 false_above = above - above_true
                 if self.above is not None:
-                    tied, tied_true = above - sums(self.above), running[:, self.tied_to] - running[:, self.tied_from]
-                    false_above -= (tied - tied_true) / 2
-                auc = 1 - np.add.reduceat(own * false_above, self.first, axis=1) / (true * (total - true))
-                found.append(np.where((true > 0) & (true < total), auc, np.nan))
+                    tied = above - self._running_sums(self.above @ columns)
+                    before = np.where(self.tied_before[:, None] < 0, 0, true[self.tied_before])
+                    false_above -= (tied - (above_true - before)) / 2
+                auc = 1 - self._sums_by_class(own * false_above) / (positive * (total - positive))
+                found.append(np.where((positive > 0) & (positive < total), auc, np.nan))
         return found
 
+    def _running_sums(self, values: np.ndarray) -> np.ndarray:
+        """(P, B) by row -> the same array, its sums within each class down to each row."""
+        start = 0
+        for size, following in zip(self.sizes, self.sizes[1:], strict=False):
+            end = start + size
+            values[end : end + following] += values[start : start + following]
+            start = end
+        return values
 
-def _running_sums(values: np.ndarray) -> np.ndarray:
-    """(B, P) -> (B, P + 1), the first column 0."""
-    total = np.zeros((len(values), values.shape[1] + 1), values.dtype)
-    np.cumsum(values, axis=1, out=total[:, 1:])
-    return total
+    def _sums_by_class(self, values: np.ndarray) -> np.ndarray:
+        """(P, B) by row -> (B, C). Each class is added up in the order of its clips, whatever their scores."""
+        return np.add.reduceat(np.ascontiguousarray(values[self.place].T), self.first, axis=1)

@@ -169,9 +169,9 @@ def draw_similarities(results: list[Path], class_labels: Path | None):
     """
     import numpy as np
     from matplotlib.figure import Figure
-    from sklearn.metrics import roc_auc_score
 
     from hyperbolic import SIMILARITIES
+    from hyperbolic_clap.metrics.weighted import Ranking, plain
 
     files = read_results(results, class_labels)
     for file in files:
@@ -192,7 +192,8 @@ def draw_similarities(results: list[Path], class_labels: Path | None):
             axes.axvline(np.median(values), ymax=0.78, color=colour, linestyle=style, linewidth=1)
         kind = file.info["model"].get("similarity")
         axes.set_xlabel(SIMILARITIES[kind].label if kind in SIMILARITIES else f"{kind} similarity")
-        area = roc_auc_score(file.targets[file.valid].ravel(), file.scores[file.valid].ravel())
+        scores, targets = (x[file.valid].reshape(-1, 1) for x in (file.scores, file.targets))
+        area = Ranking(scores, targets)(plain(len(scores)))[1].item()
         axes.set_title(f"{file.label}: ROC area {area:.3f}", fontsize=11)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
 from hyperbolic_clap.metrics.superclasses import INNER
 from hyperbolic_clap.results.files import AT_K, ORDER, RADII, SAME, Results
+from hyperbolic_clap.results.groups import group_by_seed, group_notes, group_table, training_of, with_baseline
 from hyperbolic_clap.results.measures import Measures, PerClass, gain_of_subtrees, match, paired_intervals
 
 COUNTS = ("valid_samples", "total_samples", "wrong_top1", "inner_classes")
@@ -23,13 +24,16 @@ class CompareConfig:
     """How results files are compared: the bootstrap, and which classes are listed.
 
     resamples and seed: of the bootstrap. classes: listed that gained and lost most. min_clips: leave out classes with
-    fewer clips there.
+    fewer clips there. by_seed: also means over the trainings that differ in their seed alone. baseline: of these, the
+    label of a group or of a file in it; None for that of the first file.
     """
 
     resamples: int = 10_000
     seed: int = 0
     classes: int = 10
     min_clips: int = 3
+    by_seed: bool = False
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ def compare(files: list[Results], config: CompareConfig) -> dict:
     if fewer:
         notes.append(f"map, auc and d_prime have {min(fewer)} resamples instead of {config.resamples}, for time")
     tables.insert(0, table("all clips", files, every, intervals))
+    if config.by_seed:
+        drawn = [figures[0, own[0].tobytes()].drawn]
+        drawn += [figures[f, pair.valid[1].tobytes()].drawn if pair and pair.whole else None
+                  for f, pair in enumerate(pairs, 1)]
+        tables.insert(0, table_by_seed(files, every, drawn, config, notes))
     return {
         "files": [describe(file) for file in files],
         "seed": config.seed,
@@ -108,6 +117,16 @@ def compare(files: list[Results], config: CompareConfig) -> dict:
         "classes": classes,
         "notes": notes,
     }
+
+
+def table_by_seed(
+    files: list, columns: list[dict], drawn: list[dict | None], config: CompareConfig, notes: list[str]
+) -> dict:
+    """The table of means over seeds; its notes are added. UserError as of group_by_seed and with_baseline."""
+    groups = with_baseline(group_by_seed(files), files, config.baseline)
+    notes += group_notes(groups)
+    names = [name for name in metric_names(columns) if name not in COUNTS]
+    return group_table(groups, columns, drawn, names, config.seed)
 
 
 @dataclass(frozen=True)
@@ -155,7 +174,9 @@ def describe(file: Results) -> dict:
     model = file.info["model"]
     facts = {name: model.get(name) for name in ("similarity", "clap_model", "projection_checkpoint", "c", "output_dim")}
     counts = {"clips": len(file.keys), "valid": int(file.valid.sum()), "classes": len(file.names)}
-    return {"label": file.label, "path": str(file.path), **counts, "scores": file.scores is not None, **facts}
+    training = training_of(model)
+    told = {"label": file.label, "path": str(file.path), **counts, "scores": file.scores is not None, **facts}
+    return told | ({"training": training} if training else {})
 
 
 def cells(file: Results | None, computed: dict, k: int, notes: list[str]) -> dict[str, dict]:
@@ -178,12 +199,16 @@ def cells(file: Results | None, computed: dict, k: int, notes: list[str]) -> dic
     return result
 
 
+def metric_names(columns: list[dict]) -> list[str]:
+    """The metrics that any column has, those of the project in their order first."""
+    names = [name for name in ORDER if any(name in column for column in columns)]
+    return names + sorted({name for column in columns for name in column} - set(names))
+
+
 def table(title: str, files: list, values: list[dict], intervals: list[dict | None]) -> dict:
     """The metrics of several files, with differences to the first; intervals[i] is None where i is unpaired."""
-    names = [name for name in ORDER if any(name in column for column in values)]
-    names += sorted({name for column in values for name in column} - set(names))
     rows = []
-    for name in names:
+    for name in metric_names(values):
         row = {"metric": name, "values": [column.get(name) for column in values], "differences": []}
         for column, found in zip(values[1:], intervals[1:], strict=True):
             pair = values[0].get(name), column.get(name)

@@ -1,20 +1,24 @@
-"""EmbeddedClips and a projector -> similarities, metrics and predictions. One evaluation for every script."""
+"""Embedded clips and a projector -> similarities, metrics and predictions. One evaluation for every script."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from hyperbolic_clap.embedding.pairs import EmbeddedPairs
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics.calibration import calibration_metrics
 from hyperbolic_clap.metrics.classification import metrics, rank_classes
 from hyperbolic_clap.metrics.ontology import Ontology, audioset, ontology_metrics
+from hyperbolic_clap.metrics.retrieval import retrieve, summary
 from hyperbolic_clap.metrics.superclasses import superclass_metrics, superclass_similarities
 from hyperbolic_clap.metrics.traversal import traversal_metrics
 from hyperbolic_clap.metrics.undefined import defined_or_null
 from hyperbolic_clap.plumbing.errors import warn
+from hyperbolic_clap.projector.blocks import project
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.rows import Rows
+from hyperbolic_clap.results.retrieval import WAYS
 
 
 def evaluate(material: EmbeddedClips, projector: Projector, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
@@ -63,6 +67,28 @@ def of_superclasses(
         text = projector.text(material.texts_of([tree.names[i] for i in others]))
         every[:, others] = projector.compare(projector.audio(material.audio), text).cpu().double()
     return superclass_similarities(every, material.targets.numpy(), nodes, tree, projector.logit_scale_value)
+
+
+def evaluate_retrieval(material: EmbeddedPairs, projector: Projector) -> dict:
+    """metrics of both directions, and every clip's captions, ranks and average precisions, for the results JSON."""
+    audio, text = project(projector, material.audio), projector.text(material.text)
+    found = retrieve(projector.compare, audio, text, material.pairs)
+    starts = np.searchsorted(material.pairs[:, 0], np.arange(len(audio) + 1))
+    ids = zip(material.rows.sample_ids.tolist(), material.rows.video_ids, strict=True)
+    (rank_of_text, precision_of_text), (rank_of_clip, precision_of_clip) = (found[way] for way in WAYS)
+    clips = [
+        {
+            "sample_id": sample_id,
+            "video_id": video_id,
+            "captions": [material.texts[i] for i in material.pairs[start:end, 1]],
+            "text_to_audio_rank": rank_of_text[start:end].tolist(),
+            "text_to_audio_AP@10": precision_of_text[start:end].tolist(),
+            "audio_to_text_rank": int(rank_of_clip[i]),
+            "audio_to_text_AP@10": float(precision_of_clip[i]),
+        }
+        for i, ((sample_id, video_id), start, end) in enumerate(zip(ids, starts, starts[1:], strict=False))
+    ]
+    return {"metrics": {way: summary(*found[way]) for way in WAYS}, "predictions": clips}
 
 
 def similarity_stats(scores: np.ndarray) -> dict:

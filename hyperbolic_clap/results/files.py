@@ -68,6 +68,11 @@ class Results:
     inner: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def model(self) -> dict:
+        """The file's model_info."""
+        return self.info["model"]
+
     @cached_property
     def valid(self) -> np.ndarray:
         """(N,) bool: clips with a true class, the ones that metrics are about."""

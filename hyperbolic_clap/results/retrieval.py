@@ -1,4 +1,4 @@
-"""Retrieval results: evaluated, written clip by clip, read again and compared with paired intervals over clips."""
+"""Results files of retrieval: read, and compared with paired intervals over clips."""
 
 from __future__ import annotations
 
@@ -8,39 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperbolic_clap.embedding.pairs import EmbeddedPairs
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.retrieval import METRICS, Queries, retrieve, summary
+from hyperbolic_clap.metrics.retrieval import METRICS, Queries
 from hyperbolic_clap.metrics.weighted import plain
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.projector.blocks import project
-from hyperbolic_clap.projector.projector import Projector
-from hyperbolic_clap.results.compare import CompareConfig, resample_bar
+from hyperbolic_clap.results.compare import CompareConfig, resample_bar, table_by_seed
 from hyperbolic_clap.results.measures import paired_intervals
 
 WAYS = ("text_to_audio", "audio_to_text")
-
-
-def evaluate_retrieval(material: EmbeddedPairs, projector: Projector) -> dict:
-    """metrics of both directions, and every clip's captions, ranks and average precisions, for the results JSON."""
-    audio, text = project(projector, material.audio), projector.text(material.text)
-    found = retrieve(projector.compare, audio, text, material.pairs)
-    starts = np.searchsorted(material.pairs[:, 0], np.arange(len(audio) + 1))
-    ids = zip(material.rows.sample_ids.tolist(), material.rows.video_ids, strict=True)
-    (rank_of_text, precision_of_text), (rank_of_clip, precision_of_clip) = (found[way] for way in WAYS)
-    clips = [
-        {
-            "sample_id": sample_id,
-            "video_id": video_id,
-            "captions": [material.texts[i] for i in material.pairs[start:end, 1]],
-            "text_to_audio_rank": rank_of_text[start:end].tolist(),
-            "text_to_audio_AP@10": precision_of_text[start:end].tolist(),
-            "audio_to_text_rank": int(rank_of_clip[i]),
-            "audio_to_text_AP@10": float(precision_of_clip[i]),
-        }
-        for i, ((sample_id, video_id), start, end) in enumerate(zip(ids, starts, starts[1:], strict=False))
-    ]
-    return {"metrics": {way: summary(*found[way]) for way in WAYS}, "predictions": clips}
 
 
 @dataclass
@@ -93,8 +68,8 @@ def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
     intervals: list[dict | None] = [None]
     with resample_bar(config.resamples * (1 + len(shared_with))) as done:
         of_base = _resample(base.clips, config, done) if any(shared_with) else {}
-        for shared in shared_with:
-            intervals.append(paired_intervals(of_base, _resample(shared, config, done)) if shared else None)
+        drawn = [of_base, *(_resample(shared, config, done) if shared else None for shared in shared_with)]
+    intervals += [found and paired_intervals(of_base, found) for found in drawn[1:]]
     rows = [
         {
             "metric": name,
@@ -107,6 +82,10 @@ def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
         }
         for name in values[0]
     ]
+    tables = [{"title": "retrieval", "files": [file.label for file in files], "rows": rows}]
+    if config.by_seed:
+        columns = [{name: {"value": value} for name, value in column.items()} for column in values]
+        tables.insert(0, table_by_seed(files, columns, drawn, config, notes))
     return {
         "files": [{"label": file.label, "path": str(file.path), "clips": len(file.keys)}
                   | {name: file.model.get(name) for name in ("similarity", "clap_model", "projection_checkpoint", "c")}
@@ -115,7 +94,7 @@ def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
         "resamples": config.resamples,
         "interval": "95 % percentile, paired over clips",
         "k": None,
-        "tables": [{"title": "retrieval", "files": [file.label for file in files], "rows": rows}],
+        "tables": tables,
         "classes": [],
         "notes": notes,
     }  # fmt: skip
