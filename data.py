@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from CLAP import SAMPLE_RATE
-from hyperbolic_clap.plumbing.errors import UserError, first_line, log, warn
-from hyperbolic_clap.reading import audio
+from hyperbolic_clap.plumbing.errors import RowError, UserError, first_line, log, warn
+from hyperbolic_clap.reading import audio, containers
 from hyperbolic_clap.reading.cells import audio_cell, may_hold_audio, may_hold_text, plain
 from hyperbolic_clap.reading.columns import read_columns
 from hyperbolic_clap.reading.labels import ClassList
@@ -56,26 +56,45 @@ class Span(NamedTuple):
 
 @dataclass
 class Clip:
-    """One parquet row. audio: encoded bytes, or samples with `rate`; dropped once it is embedded."""
+    """One parquet row. audio: encoded bytes, a file, or samples with `rate`; dropped once it is embedded.
+
+    notes: what decoding found to be said. as_ever: whether earlier versions heard the same.
+    """
 
     sample_id: int
     video_id: str
     human_labels: list[str]
     machine_labels: list[str]
     positions: list[int] = field(default_factory=list)
-    audio: bytes | np.ndarray | None = None
+    audio: bytes | np.ndarray | Path | None = None
     rate: int = SAMPLE_RATE
+    notes: list[str] = field(default_factory=list)
+    as_ever: bool = False
 
     def content_key(self) -> bytes:
         """SHA-256 of the audio as stored: a renamed file keeps it, a changed clip does not."""
+        return self.content_keys()[0]
+
+    def content_keys(self) -> tuple[bytes, bytes | None]:
+        """(content_key, the one of earlier versions where that is another: they may have read half of the sound)."""
         digest = hashlib.sha256()
         if isinstance(self.audio, np.ndarray):
             digest.update(f"{self.audio.dtype.str} {self.audio.shape} {self.rate}\n".encode())
             digest.update(np.ascontiguousarray(self.audio))
-        else:
-            digest.update(b"encoded\n")
-            digest.update(self.audio)
-        return digest.digest()
+            return digest.digest(), None
+        digest.update(b"encoded\n")
+        if isinstance(self.audio, Path):
+            try:
+                with self.audio.open("rb") as file:
+                    while part := file.read(READ_AHEAD):
+                        digest.update(part)
+            except OSError as error:
+                raise RowError(f"unreadable file ({error.strerror})", lasting=False) from None
+            return hashlib.sha256(b"whole file\n" + digest.digest()).digest(), None
+        digest.update(self.audio)
+        if containers.is_settled(self.audio, audio.MAX_SECONDS, audio.MAX_SAMPLES):
+            return digest.digest(), None
+        return hashlib.sha256(b"read to its end\n" + digest.digest()).digest(), digest.digest()
 
 
 class ParquetFolder:
@@ -302,4 +321,5 @@ def _row_bytes(parquet: pq.ParquetFile) -> float:
 
 def decode(clip: Clip) -> np.ndarray:
     """A clip's audio as a (samples,) float32 waveform of 48 kHz; RowError with the reason why it cannot be used."""
-    return audio.decode(clip.audio, clip.rate)
+    waveform, clip.notes, clip.as_ever = audio.hear(clip.audio, clip.rate)
+    return waveform

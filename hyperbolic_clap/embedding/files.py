@@ -34,11 +34,12 @@ def find_sounds(paths: Iterable[Path]) -> list[Path]:
 
 
 def clips_of(paths: Iterable[Path], skipped: Skipped) -> Iterator[Clip]:
-    """A Clip for each file, named by its path, with its first MAX_BYTES; sample_id is its position."""
+    """A Clip for each file, named by its path, with its bytes, or above MAX_BYTES its path; sample_id: its position."""
     for position, path in enumerate(paths):
         try:
             with path.open("rb") as file:
                 audio = file.read(MAX_BYTES)
+                audio = path if file.read(1) else audio
         except OSError as error:
             skipped.add(f"unreadable file ({error.strerror})", 1, [str(path)])
         else:
@@ -57,4 +58,6 @@ def embed_files(
         else:
             used.append(paths[clip.sample_id])
             keys.append(outcome)
+    for note, positions in cache.notes_of(keys).items():
+        skipped.noted.add(note, len(positions), [str(used[i]) for i in positions])
     return used, torch.from_numpy(cache.take_all(keys, encoder.embed_dim)), skipped

@@ -26,6 +26,7 @@ from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
 
 Exclusion = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
+READERS = "2"  # counted up when other bytes than before can be read: what the table says of them is no longer so
 UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stands for one of the reasons
 
 
@@ -73,7 +74,7 @@ class Part:
 
 def kind_of(encoder: Encoder) -> str:
     """Where the entries lie of files read for this encoder: its version of the preprocessing decides what is no use."""
-    return f"{encoder.audio_fingerprint[:32]}/known"
+    return f"{encoder.audio_fingerprint[:32]}/known {READERS}"
 
 
 def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: Span) -> Part:
@@ -137,6 +138,9 @@ def embed_rows(
             first = part.rows.take(which[:NAMED_PER_REASON])
             skipped.add(reason, len(which), first.video_ids, first.human_labels.flatten().to_pylist())
         used.append(part.rows if mine.all() else part.rows.take(mine[part.present]))
+        for note, positions in cache.notes_of(part.keys[mine]).items():
+            first = used[-1].take(positions[:NAMED_PER_REASON])
+            skipped.noted.add(note, len(positions), first.video_ids)
         part.rows = None
     return Rows.join(folder.classes, used), torch.from_numpy(vectors), skipped, parts
 
