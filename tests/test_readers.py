@@ -7,6 +7,7 @@ import sys
 import tempfile
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -368,7 +369,8 @@ def test_notes_are_repeated_by_a_later_run(tmp_path, encoder, caplog):
     for _ in range(2):
         cache = EmbeddingCache(tmp_path / "cache", encoder.fingerprint)
         before = len(cached(tmp_path / "cache"))
-        files, _, skipped = embed_files([tmp_path / name for name in sounds], encoder, cache)
+        embedder = SimpleNamespace(encoder=encoder, cache=cache)
+        files, _, skipped = embed_files([tmp_path / name for name in sounds], embedder)
         report = skipped.noted.report()
         assert {note: [n.rpartition("/")[2] for n in entry["first"]] for note, entry in report.items()} == wanted
         skipped.tell()
@@ -385,9 +387,9 @@ def test_a_large_file_is_read_from_its_path(tmp_path, encoder, monkeypatch):
     data = muxed(tone(440, 8.0), "mp4", "aac")
     for name in ("plain.mp4", "large.mp4"):
         (tmp_path / name).write_bytes(data)
-    cache = EmbeddingCache(None, encoder.fingerprint)
-    _, plain, _ = embed_files([tmp_path / "plain.mp4"], encoder, cache)
-    monkeypatch.setattr("hyperbolic_clap.embedding.files.MAX_BYTES", len(data) // 2)
+    embedder = SimpleNamespace(encoder=encoder, cache=EmbeddingCache(None, encoder.fingerprint))
+    _, plain, _ = embed_files([tmp_path / "plain.mp4"], embedder)
+    monkeypatch.setattr("data.MAX_BYTES", len(data) // 2)
     monkeypatch.setattr(cells, "MAX_BYTES", len(data) // 2)
-    (used,), large, _ = embed_files([tmp_path / "large.mp4"], encoder, cache)
+    (used,), large, _ = embed_files([tmp_path / "large.mp4"], embedder)
     np.testing.assert_array_equal(plain.numpy(), large.numpy())

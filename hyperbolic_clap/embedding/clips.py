@@ -53,7 +53,7 @@ def embed_clips(
             if reason := skip_reason(len(clip.human_labels), len(clip.positions)):
                 raise RowError(reason)
             if clip.audio is None:
-                raise RowError("no audio")
+                raise RowError(clip.without, lasting=not clip.beside)
             key, earlier = clip.content_keys()
             if cache.get(key) is not None:
                 return key, None

@@ -121,10 +121,15 @@ def _mono_of_samples(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _integer_range(samples: np.ndarray) -> float:
-    """Full scale: the type's own range; 64-bit lists hold narrower samples, so the narrowest of 16, 24, 32 bits."""
-    if samples.itemsize < 8:
+    """Full scale: the type's own range; wide types hold narrower samples, so the narrowest of 16, 24, 32 bits."""
+    if samples.itemsize < 8 and not is_wide(samples):
         return float(2 ** (8 * samples.itemsize - 1))
     return usual_range(max(int(samples.max()), -int(samples.min()))) or float(2**63)
+
+
+def is_wide(samples: np.ndarray) -> bool:
+    """Whether samples are signed 32-bit integers that 24 bits or fewer would hold: no recording is as faint as that."""
+    return samples.dtype == np.int32 and samples.size > 0 and -(2**23) <= samples.min() and samples.max() <= 2**23
 
 
 def usual_range(peak: float) -> float | None:
