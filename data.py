@@ -1,7 +1,8 @@
 """Parquet folders in AudioSet form: rows with labels, and their audio as 48 kHz mono waveforms.
 
 Columns: `audio` (struct with `bytes`; plain bytes; struct with `array` and `sampling_rate`; or a list of
-samples, taken as 48 kHz), `human_labels`, and optionally `labels` (machine ids) and `video_id`.
+samples, taken as 48 kHz), `human_labels`, and optionally `labels` (machine ids) and `video_id`; names that are usual
+elsewhere are found (reading/layout.py).
 A file of another form is refused (FileError), or skipped and counted if that is asked for; a row that cannot be
 used is skipped and counted (RowError).
 """
@@ -13,7 +14,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from CLAP import SAMPLE_RATE
-from hyperbolic_clap.plumbing.errors import UserError, first_line, log, warn
-from hyperbolic_clap.reading import audio
-from hyperbolic_clap.reading.cells import audio_cell, may_hold_audio, may_hold_text, plain
+from hyperbolic_clap.plumbing.config import Columns
+from hyperbolic_clap.plumbing.errors import RowError, UserError, first_line, log, warn
+from hyperbolic_clap.reading import audio, containers
+from hyperbolic_clap.reading.cells import MAX_BYTES, audio_cell, may_hold_audio, may_hold_text, plain, whole_rate
 from hyperbolic_clap.reading.columns import read_columns
 from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.reading.layout import AUDIO, IDS, LABELS, RATE, VIDEO, Layout, layout_of, named
 from hyperbolic_clap.reading.rows import Rows, video_id
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
@@ -34,7 +37,7 @@ READ_AHEAD = 1 << 20  # bytes of each column
 PART_WAY = "damaged part-way"
 NAMED_PER_REASON = 5  # skipped rows and files that the log and the JSON name
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)  # the last from damaged column names
-COLUMNS = ("video_id", "audio", "labels", "human_labels")
+NO_AUDIO, ONLY_PATH = "no audio", "holds only a path"
 
 
 class FileError(UserError):
@@ -56,26 +59,50 @@ class Span(NamedTuple):
 
 @dataclass
 class Clip:
-    """One parquet row. audio: encoded bytes, or samples with `rate`; dropped once it is embedded."""
+    """One parquet row. audio: encoded bytes, a file, or samples with `rate`; dropped once it is embedded.
+
+    notes: what decoding found to be said. as_ever: whether earlier versions heard the same. beside: the audio is that
+    of a file beside the parquet file. without: why there is no audio.
+    """
 
     sample_id: int
     video_id: str
     human_labels: list[str]
     machine_labels: list[str]
     positions: list[int] = field(default_factory=list)
-    audio: bytes | np.ndarray | None = None
+    audio: bytes | np.ndarray | Path | None = None
     rate: int = SAMPLE_RATE
+    notes: list[str] = field(default_factory=list)
+    as_ever: bool = False
+    beside: bool = False
+    without: str = NO_AUDIO
 
     def content_key(self) -> bytes:
         """SHA-256 of the audio as stored: a renamed file keeps it, a changed clip does not."""
+        return self.content_keys()[0]
+
+    def content_keys(self) -> tuple[bytes, bytes | None]:
+        """(content_key, the one of earlier versions where that is another: they may have read half of the sound)."""
         digest = hashlib.sha256()
         if isinstance(self.audio, np.ndarray):
             digest.update(f"{self.audio.dtype.str} {self.audio.shape} {self.rate}\n".encode())
             digest.update(np.ascontiguousarray(self.audio))
-        else:
-            digest.update(b"encoded\n")
-            digest.update(self.audio)
-        return digest.digest()
+            # Earlier versions took these for faint sounds of 32 bits.
+            digest.update(b"of fewer bits" if audio.is_wide(self.audio) else b"")
+            return digest.digest(), None
+        digest.update(b"encoded\n")
+        if isinstance(self.audio, Path):
+            try:
+                with self.audio.open("rb") as file:
+                    while part := file.read(READ_AHEAD):
+                        digest.update(part)
+            except OSError as error:
+                raise RowError(f"unreadable file ({error.strerror})", lasting=False) from None
+            return hashlib.sha256(b"whole file\n" + digest.digest()).digest(), None
+        digest.update(self.audio)
+        if containers.is_settled(self.audio, audio.MAX_SECONDS, audio.MAX_SAMPLES):
+            return digest.digest(), None
+        return hashlib.sha256(b"read to its end\n" + digest.digest()).digest(), digest.digest()
 
 
 class ParquetFolder:
@@ -83,11 +110,14 @@ class ParquetFolder:
 
     Raises UserError for a folder that is missing or holds no row, and for a file that is unreadable or lacks a column.
     skip_bad: such a file is skipped instead, and of one that is damaged part-way the rest of that row group; `skipped`
-    counts them. labelled: a file must have a column of labels.
+    counts them. labelled: a file must have a column of labels. names: of the columns, where they are not usual.
     """
 
-    def __init__(self, folder: Path, classes: ClassList, skip_bad: bool = False, labelled: bool = True):
+    def __init__(self, folder: Path, classes: ClassList, skip_bad: bool = False, labelled: bool = True,
+                 names: Columns | None = None):  # fmt: skip
         self.folder, self.classes, self.skip_bad, self.labelled = folder, classes, skip_bad, labelled
+        self.names = names or Columns()
+        self.layouts: dict[Path, Layout] = {}
         self.bad: dict[Path, str] = {}  # skipped files and why
         if not folder.is_dir():
             raise UserError(f"--parquet-dir {folder} is not a folder; give the folder that holds the *.parquet files")
@@ -111,11 +141,24 @@ class ParquetFolder:
         if unnamed:
             warn(f"{len(unnamed)} files have no column 'human_labels' (the first is {unnamed[0]}); the machine ids in "
                  "their column 'labels' are used instead")  # fmt: skip
+        self._tell_found()
         self.files, self.num_rows = list(self.rows_of), sum(self.rows_of.values())
         if not self.files:
             raise self.nothing()
         if not self.num_rows:
             raise UserError(f"the parquet files in {folder} hold no rows at all")
+
+    def _tell_found(self) -> None:
+        """A warning for each column that was found by a name that is usual elsewhere."""
+        found: dict[tuple[str, str], list[Path]] = {}
+        for file in self.rows_of:
+            for role, column in self.layouts[file].found.items():
+                found.setdefault((role, column), []).append(file)
+        for (role, column), files in found.items():
+            what = {AUDIO: "audio", LABELS: "labels", VIDEO: "ids"}[role]
+            flag = {AUDIO: "--audio-column", LABELS: "--label-column", VIDEO: "--id-column"}[role]
+            where = files[0].name if len(files) == 1 else f"{len(files)} files"
+            warn(f"{where}: there is no column {role!r}, so the {what} are those of {column!r} ({flag} names another)")
 
     def _skip(self, error: FileError) -> None:
         """Note a file that cannot be used; the error itself if none is to be skipped."""
@@ -156,25 +199,32 @@ class ParquetFolder:
             limit = f"{MAX_ROW_BYTES / 2**30:g} GiB"
             sentence = f" unpacks to {size / 2**30:.1f} GiB for each row, more than the {limit} accepted"
             raise FileError(file, "rows too large", sentence)
-        for column in COLUMNS:
+        layout = self.layouts[file] = layout_of(schema, self.names)
+        for column in {AUDIO, LABELS, IDS, VIDEO, *layout.columns.values()}:
             count = schema.names.count(column)
             if count > 1:
                 raise FileError(file, "column twice", f" has {count} columns {column!r}; it must have one")
-        labels = next((name for name in ("human_labels", "labels") if name in schema.names), "human_labels")
-        for column, fits, need in (
-            ("audio", may_hold_audio, "encoded bytes or samples"),
-            (labels, may_hold_text, "label names"),
-        ):
-            if column not in schema.names and column == labels and not self.labelled:
-                continue
+        labels = LABELS if LABELS in layout.columns or IDS not in layout.columns else IDS
+        needed = [
+            (AUDIO, "--audio-column", may_hold_audio, "encoded bytes or samples"),
+            (labels, "--label-column", may_hold_text, "label names"),
+            (VIDEO, "--id-column", lambda kind: True, "ids"),
+        ]
+        for role, flag, fits, need in needed:
+            column = layout.columns.get(role, role)
             if column not in schema.names:
+                required = {AUDIO: True, labels: self.labelled or self.names.label, VIDEO: self.names.id}
+                if not required[role]:
+                    continue
                 others = ", ".join(schema.names) or "none"
-                raise FileError(file, "column missing", f" has no column {column!r}; its columns are {others}")
-            kind = first_line(schema.field(column).type)
-            if not fits(schema.field(column).type):
-                sentence = f": its column {column!r} is {kind}, which cannot hold {need}"
+                sentence = f" has no column {column!r}; its columns are {others}; {flag} names another"
+                raise FileError(file, "column missing", sentence)
+            kind = schema.field(column).type
+            if not fits(kind) and role not in layout.names:
+                sentence = f": its column {column!r} is {first_line(kind)}, which cannot hold {need}"
+                sentence += f"; {flag} names another"
                 raise FileError(file, "column of another type", sentence)
-        return rows, labels == "human_labels" or not self.labelled
+        return rows, labels == LABELS or not self.labelled
 
     def __iter__(self) -> Iterator[Clip]:
         """Every row in order as a Clip; read as it goes, a few rows at a time."""
@@ -201,15 +251,17 @@ class ParquetFolder:
         """A span's rows as `clips` would give them, without their audio, of which nothing is read; UNREADABLE."""
         start, stop = span.start, span.stop
         with _open(span.file) as parquet:
-            names = parquet.schema_arrow.names
+            layout = self.layouts[span.file]
+            roles = {r: name for r, name in layout.columns.items() if r not in (AUDIO, RATE)}
             ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
             groups = np.flatnonzero((ends > start) & (ends - np.diff(ends, prepend=0) < stop)).tolist()
             skipped = int(ends[groups[0] - 1]) if groups and groups[0] else 0
-            wanted = [name for name in COLUMNS if name in names and name != "audio"]
+            wanted = list(dict.fromkeys(roles.values()))
             table = parquet.read_row_groups(groups, wanted, use_threads=False).slice(start - skipped, stop - start)
         if len(table) != stop - start:
             raise pa.ArrowInvalid(f"it holds {len(table)} of {stop - start} rows")
-        return read_columns(table, self.classes, span.file.stem, span.first + start)
+        columns = {role: named(table[name], layout.names.get(role)) for role, name in roles.items()}
+        return read_columns(columns, self.classes, span.file.stem, span.first + start, len(table))
 
     def clips(self, span: Span, wanted: np.ndarray | None = None) -> Iterator[Clip]:
         """A span's rows, or those of them that are wanted, by a mask; row groups without one are not read."""
@@ -218,7 +270,8 @@ class ParquetFolder:
         end = 0
         try:
             with _open(file) as parquet:
-                wanted = [name for name in COLUMNS if name in parquet.schema_arrow.names]
+                layout = self.layouts[file]
+                wanted = list(dict.fromkeys(layout.columns.values()))
                 at_once = int(min(max(BYTES_AT_ONCE / max(_row_bytes(parquet), 1), 1), ROWS_AT_ONCE))
                 for group in range(parquet.num_row_groups):
                     row, end = end, end + parquet.metadata.row_group(group).num_rows
@@ -227,7 +280,10 @@ class ParquetFolder:
                     try:
                         batches = parquet.iter_batches(at_once, row_groups=[group], columns=wanted, use_threads=False)
                         for batch in batches:
-                            columns = {name: batch.column(name) for name in batch.schema.names}
+                            columns = {
+                                role: named(batch.column(name), layout.names.get(role))
+                                for role, name in layout.columns.items()
+                            }
                             for i in range(batch.num_rows):
                                 if start <= row < stop and chosen[row - start]:
                                     yield self._clip(columns, i, first + row, file)
@@ -249,14 +305,18 @@ class ParquetFolder:
         self._skip(FileError(file, PART_WAY, sentence))
 
     def _clip(self, columns: dict[str, pa.Array], i: int, sample_id: int, file: Path) -> Clip:
-        ids = self.classes.parse(plain(columns["labels"][i])) if "labels" in columns else []
-        if "human_labels" in columns:
-            names = self.classes.parse(plain(columns["human_labels"][i]))
+        ids = self.classes.parse(plain(columns[IDS][i])) if IDS in columns else []
+        if LABELS in columns:
+            names = self.classes.parse(plain(columns[LABELS][i]))
         else:
             found = {name: self.classes.find(name) for name in ids}
             names = [name if place is None else self.classes.names[place] for name, place in found.items()]
-        given = plain(columns["video_id"][i]) if "video_id" in columns else None
-        audio, rate = audio_cell(columns["audio"][i])
+        given = plain(columns[VIDEO][i]) if VIDEO in columns else None
+        audio, rate = audio_cell(columns[AUDIO][i])
+        if rate is None and RATE in columns and isinstance(audio, np.ndarray):
+            rate = whole_rate(plain(columns[RATE][i]))
+        named_file = isinstance(audio, PurePath)
+        audio = stored_beside(file, audio) if named_file else audio
         return Clip(
             sample_id=sample_id,
             video_id=video_id(given, file.stem, sample_id),
@@ -265,7 +325,31 @@ class ParquetFolder:
             positions=self.classes.match(names),
             audio=audio,
             rate=SAMPLE_RATE if rate is None else rate,
+            beside=named_file,
+            without=ONLY_PATH if named_file else NO_AUDIO,
         )
+
+
+def stored(path: Path) -> bytes | Path:
+    """A file's bytes, or above MAX_BYTES its path, by which it can be read; OSError."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES)
+        return path if file.read(1) else content
+
+
+def stored_beside(parquet: Path, given: PurePath) -> bytes | Path | None:
+    """The file that a cell's path means, if it lies in the folder of its parquet file or below; None if it does not.
+
+    Its name alone is tried too: many paths are those of the machine that wrote the data. Nothing else is ever opened.
+    """
+    folder = parquet.parent.resolve()
+    for path in (folder / given, folder / given.name):
+        try:
+            if path.resolve().is_relative_to(folder) and path.is_file():
+                return stored(path)
+        except (OSError, ValueError):  # unreadable, or no path at all
+            continue
+    return None
 
 
 def tell_skipped(what: str, report: dict[str, dict]) -> None:
@@ -302,4 +386,7 @@ def _row_bytes(parquet: pq.ParquetFile) -> float:
 
 def decode(clip: Clip) -> np.ndarray:
     """A clip's audio as a (samples,) float32 waveform of 48 kHz; RowError with the reason why it cannot be used."""
-    return audio.decode(clip.audio, clip.rate)
+    if clip.audio is None:
+        raise RowError(clip.without)
+    waveform, clip.notes, clip.as_ever = audio.hear(clip.audio, clip.rate)
+    return waveform

@@ -3,9 +3,7 @@
 import io
 import logging
 import shutil
-import sys
 import tracemalloc
-import types
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +75,7 @@ def test_encoded_bytes(tmp_path, kind, in_struct):
         column = pa.StructArray.from_arrays([column, pa.array(["a", "b", None])], ["bytes", "path"])
     first, *rest = map(heard, read_back(tmp_path, column))
     np.testing.assert_allclose(first, tone(440), atol=2**-15)
-    assert rest == ["no audio", "no audio"]
+    assert rest == ["holds only a path" if in_struct else "no audio", "no audio"]
 
 
 @pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
@@ -133,7 +131,7 @@ def test_structs_without_usable_audio_are_skipped(tmp_path, cell):
     for clip in read_back(tmp_path, pa.array([cell, None])):
         if clip.audio is not None:
             clip.content_key()
-        assert heard(clip) in ("no audio", "empty audio")
+        assert heard(clip) in ("no audio", "empty audio", "holds only a path")
 
 
 @pytest.mark.parametrize(
@@ -377,7 +375,7 @@ def test_paths_in_the_data_are_never_opened(tmp_path):
     path = str(tmp_path / "secret.wav")
     for audio in ({"bytes": None, "path": path}, {"bytes": path.encode(), "path": path}, {"array": None, "path": path}):
         (clip,) = read_back(tmp_path / "data", pa.array([audio]), video_id=[path], labels=[[path]])
-        assert heard(clip) in ("no audio", "undecodable audio") and clip.video_id == path
+        assert heard(clip) in ("holds only a path", "undecodable audio") and clip.video_id == path
 
 
 def test_a_column_that_occurs_twice(tmp_path):
@@ -578,10 +576,10 @@ def test_long_clips_are_read_whole_up_to_the_limit(monkeypatch):
     assert len(heard(flac(sine(100, 40, 8000), 8000))) == 40 * 48_000
     monkeypatch.setattr(audio_reading, "MAX_SECONDS", 2)
     monkeypatch.setattr(audio_reading, "MAX_SAMPLES", 2 * 48_000)
-    for rate, seconds in ((8000, 2), (48_000, 2), (192_000, 0.5)):  # high rates are bounded by samples
+    for rate in (8000, 48_000, 192_000):
         samples = sine(100, 3, rate)
-        assert len(heard(samples, rate)) == len(heard(flac(samples, rate))) == seconds * 48_000
-        assert len(heard(np.stack([samples, samples]), rate)) == seconds * 48_000
+        assert len(heard(samples, rate)) == len(heard(flac(samples, rate))) == 2 * 48_000
+        assert len(heard(np.stack([samples, samples]), rate)) == 2 * 48_000
 
 
 def test_a_decompression_bomb_stays_small():
@@ -609,8 +607,7 @@ def test_headers_that_promise_three_hours(tmp_path):
     lossless = bytearray(flac(sine(440, 1, 8000), 8000))
     lossless[21] |= 0x0F  # total samples: 36 bits in STREAMINFO
     lossless[22:26] = b"\xff" * 4
-    waveform = heard(bytes(lossless))
-    assert waveform == "undecodable audio" or len(waveform) == 48_000
+    assert len(heard(bytes(lossless))) == 48_000
 
 
 @pytest.mark.parametrize("rate", [0, 44, 2**31 - 1, 2**32 - 1])
@@ -649,42 +646,18 @@ def test_a_truncated_file_gives_its_first_part_or_nothing(container):
     assert isinstance(waveform, str) or 1.5 < len(waveform) / 48_000 < 2.5
 
 
-def test_foreign_containers_go_to_librosa(monkeypatch):
-    asked = []
-
-    def load(path, sr, mono, duration):
-        asked.append((path.read_bytes(), sr, mono, duration))
-        if len(asked) > 1:
-            raise EOFError
-        return np.array([[0.5, 0.5], [0.0, 0.25]], np.float32), 48_000
-
-    monkeypatch.setitem(sys.modules, "librosa", types.SimpleNamespace(load=load))
-    m4a = b"\0\0\0\x20ftypM4A " + bytes(50)
-    assert heard(m4a).tolist() == [0.25, 0.375]
-    assert asked == [(m4a, None, False, audio_reading.MAX_SECONDS)]
-    assert heard(m4a) == "undecodable audio"
-
-
 SOUNDS = [flac(tone(440, 0.3), format=each) for each in ("FLAC", "WAV", "OGG", "MP3", "AIFF")]
-
-
-@pytest.fixture(scope="module")
-def no_librosa():
-    """Random bytes may look like a foreign container, and importing librosa takes 20 s."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "librosa", types.SimpleNamespace())
-        yield
 
 
 @given(st.binary(max_size=300))
 @settings(deadline=None)
-def test_random_bytes_never_crash(no_librosa, audio):
+def test_random_bytes_never_crash(audio):
     heard(audio)
 
 
 @given(st.sampled_from(SOUNDS), st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=8), st.data())
 @settings(deadline=None, max_examples=200)
-def test_mutated_files_never_crash(no_librosa, audio, changes, draw):
+def test_mutated_files_never_crash(audio, changes, draw):
     audio = bytearray(audio)
     for at, byte in changes:
         audio[at % len(audio)] = byte
@@ -752,7 +725,8 @@ def test_hostile_labels(hostile, tmp_path):
 def test_hostile_bytes(hostile, tmp_path):
     results = [heard(clip) for clip in alone(hostile, "c01_bad_bytes", tmp_path)]
     assert [i for i, result in enumerate(results) if isinstance(result, np.ndarray)] in ([0, 10], [0, 3, 10])
-    assert [i for i, result in enumerate(results) if isinstance(result, str) and result == "no audio"] == [5, 6, 11]
+    assert [i for i, result in enumerate(results) if isinstance(result, str) and result == "no audio"] == [5, 11]
+    assert results[6] == "holds only a path"
 
 
 def test_hostile_audio(hostile, tmp_path):

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from data import Clip
+from data import Clip, stored
 from hyperbolic_clap.embedding.clips import embed_clips
 from hyperbolic_clap.embedding.pipeline import Embedder
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.plumbing.errors import RowError, UserError
-from hyperbolic_clap.reading.cells import MAX_BYTES
 
 ENDINGS = frozenset(".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .webm .aac .wma .aif .aiff .au .w64 .caf".split())
 
@@ -34,11 +33,10 @@ def find_sounds(paths: Iterable[Path]) -> list[Path]:
 
 
 def clips_of(paths: Iterable[Path], skipped: Skipped) -> Iterator[Clip]:
-    """A Clip for each file, named by its path, with its first MAX_BYTES; sample_id is its position."""
+    """A Clip for each file, named by its path, with its bytes or, of a large one, its path; sample_id: its position."""
     for position, path in enumerate(paths):
         try:
-            with path.open("rb") as file:
-                audio = file.read(MAX_BYTES)
+            audio = stored(path)
         except OSError as error:
             skipped.add(f"unreadable file ({error.strerror})", 1, [str(path)])
         else:
@@ -57,4 +55,6 @@ def embed_files(
         else:
             used.append(paths[clip.sample_id])
             keys.append(outcome)
+    for note, positions in cache.notes_of(keys).items():
+        skipped.noted.add(note, len(positions), [str(used[i]) for i in positions])
     return used, torch.from_numpy(cache.take_all(keys, encoder.embed_dim)), skipped

@@ -165,7 +165,8 @@ def embed_folder(
     rows = Rows.join(folder.classes, used)
     if folder.bad and not len(rows) and not skipped.counts:
         raise folder.nothing()
-    counts = {"used": len(rows), "skipped": skipped.report(), "skipped_files": folder.skipped, "files": files}
+    counts = {"used": len(rows), "skipped": skipped.report(), "notes": skipped.noted.report()}
+    counts |= {"skipped_files": folder.skipped, "files": files}
     return EmbeddedRows(rows, audio[0] if len(audio) == 1 else torch.cat(audio), skipped, counts)
 
 

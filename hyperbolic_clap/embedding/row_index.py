@@ -20,12 +20,15 @@ from data import NAMED_PER_REASON, UNREADABLE, Clip, ParquetFolder, Span
 from hyperbolic_clap.embedding.clips import SkipReason, embed_clips
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.embedding.store import NOT_READ_BACK, EmbeddingCache
+from hyperbolic_clap.plumbing.config import Columns
 from hyperbolic_clap.plumbing.errors import RowError, log
 from hyperbolic_clap.plumbing.file_index import FileIndex, stat_token
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
 
 Exclusion = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
+DEFAULT = Columns()
+READERS = "2"  # counted up when other bytes than before can be read: what the table says of them is no longer so
 UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stands for one of the reasons
 
 
@@ -34,7 +37,7 @@ class Part:
     """The n rows of a span. keys (n, 32) uint8 where the state (n,) is KEYED; seen: the file's stat_token before.
 
     rows: the columns of those that are there, None while they must be read with their audio. present (n,) bool: not
-    lost in a damaged file. transient (n,) bool: the reason may be another one on another day. read:
+    lost in a damaged file. transient (n,) bool: what came out may be another thing on another day. read:
     whether audio was read.
     """
 
@@ -50,9 +53,10 @@ class Part:
         self.present = np.ones(len(self.state), bool)
         self.transient = np.zeros(len(self.state), bool)
 
-    def note(self, i: int, outcome: bytes | RowError) -> None:
-        """Take up what came out of row i."""
+    def note(self, i: int, outcome: bytes | RowError, beside: bool = False) -> None:
+        """Take up what came out of row i. beside: of a file beside this one, which may change by itself."""
         if isinstance(outcome, bytes):
+            self.transient[i] = beside
             self.keys[i], self.state[i] = np.frombuffer(outcome, np.uint8), KEYED
             return
         if outcome.reason not in self.reasons:
@@ -71,9 +75,9 @@ class Part:
         return result
 
 
-def kind_of(encoder: Encoder) -> str:
-    """Where the entries lie of files read for this encoder: its version of the preprocessing decides what is no use."""
-    return f"{encoder.audio_fingerprint[:32]}/known"
+def kind_of(encoder: Encoder, names: Columns = DEFAULT) -> str:
+    """Where the entries lie of files read for this encoder, by these columns: both decide what a row's audio is."""
+    return f"{encoder.audio_fingerprint[:32]}/known {READERS}{names.kind}"
 
 
 def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: Span) -> Part:
@@ -82,7 +86,7 @@ def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: 
     part = Part(span, None, np.zeros((n, 32), np.uint8), np.zeros(n, np.uint8))
     try:
         part.seen = stat_token(span.file)
-        if kept := known.get(span.file, kind_of(encoder)):
+        if kept := known.get(span.file, kind_of(encoder, folder.names)):
             keys, state, reasons = _fitting(kept, folder.rows_of[span.file])
             rows = folder.columns(span)
             if stat_token(span.file)["token"] == part.seen["token"]:
@@ -137,6 +141,9 @@ def embed_rows(
             first = part.rows.take(which[:NAMED_PER_REASON])
             skipped.add(reason, len(which), first.video_ids, first.human_labels.flatten().to_pylist())
         used.append(part.rows if mine.all() else part.rows.take(mine[part.present]))
+        for note, positions in cache.notes_of(part.keys[mine]).items():
+            first = used[-1].take(positions[:NAMED_PER_REASON])
+            skipped.noted.add(note, len(positions), first.video_ids)
         part.rows = None
     return Rows.join(folder.classes, used), torch.from_numpy(vectors), skipped, parts
 
@@ -181,7 +188,7 @@ def _read(folder: ParquetFolder, parts: list[Part], needed: list[np.ndarray], sk
                 clip, outcome = waiting
                 read.append(clip)
                 if isinstance(outcome, bytes) or skip_reason(len(clip.human_labels), len(clip.positions)) is None:
-                    part.note(clip.sample_id - first - start, outcome)
+                    part.note(clip.sample_id - first - start, outcome, clip.beside)
                 waiting = next(outcomes, None)
             if part.rows is None:
                 part.present[:] = False
@@ -211,7 +218,7 @@ def record(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: lis
         if not read or file in folder.bad or any(part.seen is None for part in some):
             continue
         whole = Part(some[0].span, some[0].seen, *_blank(folder.rows_of[file]))
-        kept = known.get(file, kind_of(encoder), trust=False)
+        kept = known.get(file, kind_of(encoder, folder.names), trust=False)
         try:
             whole.keys[:], whole.state[:], whole.reasons = _fitting(kept, len(whole.state)) if kept else (0, 0, [])
         except ValueError:
@@ -223,7 +230,7 @@ def record(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: lis
         wrong += kept is not None and not _agrees(said, whole)
         if all(part.seen["token"] == whole.seen["token"] for part in some):
             arrays = {"keys": whole.keys, "state": whole.state}
-            known.put(file, kind_of(encoder), whole.seen, arrays, reasons=whole.reasons)
+            known.put(file, kind_of(encoder, folder.names), whole.seen, arrays, reasons=whole.reasons)
     if known.verify:
         counts |= {"verified": before, "wrong": wrong}
         log.info("--verify-cache: %d of %d files were known without being read, what was known of %d of them was wrong",
@@ -241,7 +248,7 @@ def _merge(whole: Part, part: Part) -> None:
     for number, reason in enumerate(part.reasons, REASON):
         for i in np.flatnonzero((part.state == number) & ~part.transient):
             whole.note(part.span.start + int(i), RowError(reason))
-    keyed = part.state == KEYED
+    keyed = (part.state == KEYED) & ~part.transient
     whole.keys[rows][keyed] = part.keys[keyed]
     whole.state[rows][keyed] = KEYED
 

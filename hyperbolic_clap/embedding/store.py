@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import threading
 import time
@@ -23,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from hyperbolic_clap.embedding.segments import Damage, Segment, key_prefixes, write
 from hyperbolic_clap.plumbing.errors import UserError, log, warn
-from hyperbolic_clap.plumbing.files import lock, remove_stale
+from hyperbolic_clap.plumbing.files import lock, remove_stale, write_atomic
 
 NOT_READ_BACK = "vectors that were just written to the embedding cache cannot be read back"
 PIECE_ROWS = 256
@@ -52,11 +53,15 @@ class EmbeddingCache:
         self.segments: dict[Path, Segment] = {}
         self.refused: set[Path] = set()
         self.last_write = time.monotonic()
+        self.notes: dict[bytes, list[str]] = {}
+        self.new_notes: dict[str, list[str]] = {}
         if self.folder and self.folder.parent.is_dir():
             for stale in (self.folder.parent, self.folder):
                 remove_stale(stale)
             self._open_segments()
             self._take_over()
+            for path in sorted(self.folder.glob("notes-*.json")):
+                self._read_notes(path)
         elif folder and any(folder.glob("[0-9a-f]" * 32)):
             log.info("the cache %s knows other models or versions alone; with these, clips are encoded anew", folder)
 
@@ -130,6 +135,32 @@ class EmbeddingCache:
             if len(self.recent) >= PIECE_ROWS or time.monotonic() - self.last_write > PIECE_SECONDS:
                 self.flush(MOST_PIECES)
 
+    def note(self, key: bytes, notes: list[str]) -> None:
+        """Remember what must be said of a content whenever its embedding is used."""
+        if notes and self.notes.get(key) != notes:
+            with self.lock:
+                self.notes[key] = self.new_notes[key.hex()] = notes
+
+    def notes_of(self, keys: np.ndarray | list[bytes]) -> dict[str, np.ndarray]:
+        """(n, 32) uint8 keys, or n of 32 bytes -> {note: (m,) positions of those of which it is said, ascending}."""
+        if not self.notes:
+            return {}
+        found: dict[str, list[int]] = {}
+        for i, key in enumerate(keys):
+            for note in self.notes.get(bytes(key), ()):
+                found.setdefault(note, []).append(i)
+        return {note: np.array(positions) for note, positions in found.items()}
+
+    def _read_notes(self, path: Path) -> None:
+        try:
+            content = json.loads(path.read_bytes())
+            for key, notes in content.items():
+                self.notes[bytes.fromhex(key)] = [str(note) for note in notes]
+        except OSError as error:
+            warn(f"{path} cannot be read ({error.strerror or error}); what it says of some sounds is not repeated")
+        except (ValueError, AttributeError, TypeError) as error:
+            warn(f"{path} is damaged ({error}); what it says of some sounds is not repeated")
+
     def flush(self, most: int = MOST_LEFT) -> None:
         """Write what is not yet on disk. A folder that cannot be written is a warning, and the run goes on.
 
@@ -141,6 +172,8 @@ class EmbeddingCache:
                 keys = np.frombuffer(b"".join(self.recent), np.uint8).reshape(-1, 32)
                 if self._write(keys, np.stack(list(self.recent.values()))):
                     self.recent = {}
+            if self.new_notes and self.writable:
+                self._write_notes()
             if self.writable and self.folder.is_dir():
                 self._merge(most)
 
@@ -155,6 +188,15 @@ class EmbeddingCache:
             return False
         self._open(path)
         return path in self.segments
+
+    def _write_notes(self) -> None:
+        path, content = self.folder / f"notes-{uuid.uuid4().hex}.json", json.dumps(self.new_notes)
+        try:
+            write_atomic(path, lambda temporary: temporary.write_text(content, encoding="utf-8"), tidy=False)
+            self.new_notes = {}
+        except OSError as error:
+            warn(f"the embedding cache {self.folder.parent} cannot be written ({error.strerror})")
+            self.writable = False
 
     def _open_segments(self) -> None:
         for path in sorted(self.folder.glob("*.safetensors")):

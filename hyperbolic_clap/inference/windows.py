@@ -8,51 +8,50 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from CLAP import SAMPLE_RATE
 from CLAP.encoder import Encoder
-from hyperbolic_clap.plumbing.errors import RowError, first_line, warn
-from hyperbolic_clap.reading.audio import decode
+from hyperbolic_clap.plumbing.errors import RowError, warn
+from hyperbolic_clap.reading.audio import decode, one_gain
+from hyperbolic_clap.reading.readers import Reading, read
+
+LOUD = 2.0  # times full scale that a lossy format may overshoot by without a word
+
+
+class Loudest:
+    """Takes a recording for its greatest absolute sample alone, of those that are finite."""
+
+    def __init__(self):
+        self.peak = 0.0
+
+    def add(self, block: np.ndarray, rate: int) -> None:
+        if len(block):
+            peak = max(block.max(), -block.min())
+            if not np.isfinite(peak):
+                peak = np.abs(block[np.isfinite(block)]).max(initial=0)
+            self.peak = max(self.peak, float(peak))
 
 
 def windows(path: Path, seconds: float, hop: float) -> Iterator[tuple[float, float, np.ndarray | RowError]]:
     """(start, end, waveform of 48 kHz, or why there is none) of each window; the last one may be shorter.
 
-    hop: no longer than a window. RowError for what is no sound; a recording that is damaged further on ends there, with
-    a warning. Formats that libsndfile streams are read to their end; others as reading.audio.decode reads them.
+    hop: no longer than a window. Read twice: the first time finds out which reader gets to the end, and the peak, so
+    that one gain holds for the whole recording. What is damaged or missing is a warning. RowError for what is no sound.
     """
-    import soundfile
-
-    try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: raw samples, of which nobody knows the rate
-        yield from _windows_of(_whole(path, error), seconds, hop)
-        return
-    with file:
-        rate, total = file.samplerate, len(file)
-        size, step = max(1, round(seconds * rate)), max(1, round(hop * rate))
-        kept, start = np.zeros((0, file.channels), np.float32), 0
-        while True:
-            try:
-                block = file.read(size - len(kept), dtype="float32", always_2d=True)
-            except soundfile.SoundFileError as error:
-                if not start:
-                    raise RowError("undecodable audio", first_line(error)) from None
-                read = f"of {total / rate:.0f} s about {start / rate:.0f} are read"
-                warn(f"{path} is damaged ({first_line(error)}): {read}")
-                return
+    found, blocks = read(path, None, Loudest)
+    gain, rate = one_gain(found.taker.peak), found.rate
+    for note in found.notes:
+        warn(f"{path} is {note}; {found.seconds:.1f} s of it are read")
+    if gain > LOUD:
+        warn(f"{path} goes up to {found.taker.peak:g} times full scale; all of it is divided by {gain:g}")
+    size, step = max(1, round(seconds * rate)), max(1, round(hop * rate))
+    kept, start, stream = np.empty(0, np.float32), 0, blocks(path, Reading(None))
+    while True:
+        while len(kept) <= size and (block := next(stream, None)) is not None:
             kept = np.concatenate([kept, block])
-            if len(kept):
-                yield start / rate, (start + len(kept)) / rate, _waveform(kept.mean(axis=1), rate)
-            if len(kept) < size or start + size >= total:
-                return
-            kept, start = kept[step:], start + step
-
-
-def _windows_of(whole: np.ndarray, seconds: float, hop: float) -> Iterator[tuple[float, float, np.ndarray]]:
-    size, step = round(seconds * SAMPLE_RATE), round(hop * SAMPLE_RATE)
-    for start in range(0, max(1, len(whole) - size + step), step):
-        part = whole[start : start + size]
-        yield start / SAMPLE_RATE, (start + len(part)) / SAMPLE_RATE, part
+        part = kept[:size]
+        yield start / rate, (start + len(part)) / rate, _waveform(part / gain if gain > 1 else part, rate)
+        if len(kept) <= size:
+            return
+        kept, start = kept[step:], start + step
 
 
 def _waveform(samples: np.ndarray, rate: int) -> np.ndarray | RowError:
@@ -60,15 +59,6 @@ def _waveform(samples: np.ndarray, rate: int) -> np.ndarray | RowError:
         return decode(samples, rate)
     except RowError as error:
         return error
-
-
-def _whole(path: Path, error: Exception) -> np.ndarray:
-    try:
-        return decode(path.read_bytes(), 0)
-    except OSError as unreadable:
-        raise RowError(f"unreadable file ({unreadable.strerror})", lasting=False) from None
-    except RowError:
-        raise RowError("undecodable audio", first_line(error)) from None
 
 
 def embed_window(waveform: np.ndarray, encoder: Encoder) -> torch.Tensor:

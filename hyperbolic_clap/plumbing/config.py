@@ -12,12 +12,27 @@ CONVENTION = "c is the squared radius of the ball, curvature K = -1/c, d(0, expm
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The names of the parquet columns that hold audio, labels and ids. None: found by their usual names."""
+
+    audio: str | None = None
+    label: str | None = None
+    id: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What tells files read by other columns apart, "" for the usual names; labels and ids are always read anew."""
+        return "" if self.audio is None else f" {self.audio.encode().hex()}"
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which rows are read: of the parquet files in a folder, the first num_samples usable ones (None: all)."""
 
     parquet_dir: Path
     num_samples: int | None = None
     skip_bad_files: bool = False
+    columns: Columns = Columns()
 
 
 @dataclass(frozen=True)

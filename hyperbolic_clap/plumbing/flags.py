@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hyperbolic_clap.plumbing.config import (
     DEFAULT_CHECKPOINT,
+    Columns,
     DataConfig,
     EncoderConfig,
     ProjectorConfig,
@@ -145,6 +146,8 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--parquet-dir", type=Path, required=True, help="folder with the *.parquet files (top level, sorted)")
     add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
+    for what, more in (("audio", "audio"), ("label", "labels"), ("id", "ids, by which --split-by video_id goes")):
+        add(f"--{what}-column", default=None, help=f"parquet column of the {more} (default: the usual names)")
     add_model_flags(parser)
 
 
@@ -197,7 +200,8 @@ def files_read(args: argparse.Namespace) -> list[Path | None]:
 
 def data_config(args: argparse.Namespace) -> DataConfig:
     """The flags of add_shared_flags that say which rows are read."""
-    return DataConfig(args.parquet_dir, args.num_samples, args.skip_bad_files)
+    columns = Columns(args.audio_column, args.label_column, args.id_column)
+    return DataConfig(args.parquet_dir, args.num_samples, args.skip_bad_files, columns)
 
 
 def encoder_config(args: argparse.Namespace) -> EncoderConfig:

@@ -4,7 +4,7 @@ import functools
 import platform
 from importlib import metadata
 
-LIBRARIES = ("torch", "transformers", "numpy", "pyarrow", "soundfile", "soxr", "scikit-learn")
+LIBRARIES = ("torch", "transformers", "numpy", "pyarrow", "soundfile", "av", "soxr", "scikit-learn")
 
 
 @functools.cache  # each is looked up in a file of its own

@@ -57,7 +57,7 @@ def open_pipeline(
     device = choose_device(encoder.device)
     chosen = open_projector(projector, device)
     ranks, classes = ranks or Alone(), class_list(encoder, chosen)
-    folder = ParquetFolder(data.parquet_dir, classes, data.skip_bad_files, labelled)
+    folder = ParquetFolder(data.parquet_dir, classes, data.skip_bad_files, labelled, data.columns)
     model = _with_embedder(encoder, device, chosen, ranks, classes)
     return model, EmbeddingPipeline(folder, model.embedder, data, encoder, ranks)
 

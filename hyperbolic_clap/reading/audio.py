@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from CLAP import SAMPLE_RATE
-from hyperbolic_clap.plumbing.errors import RowError, first_line
+from hyperbolic_clap.plumbing.errors import RowError
+from hyperbolic_clap.reading.readers import CUT, read, require_rate, soundfile_blocks
 
 MAX_SECONDS = 600  # of a clip that are read; more would let one file fill the memory
-MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE  # the same bound for higher rates, so these are read for less long
-BLOCK_SAMPLES = 1 << 20  # samples decoded at a time, all channels together
-MIN_RATE, MAX_RATE = 1_000, 1_000_000  # 44 is most likely meant as kHz
-# What libsndfile cannot open but librosa's decoders can: MP4/M4A, Matroska/WebM, ADTS AAC, Windows Media.
-FOREIGN_CONTAINERS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"0&\xb2u"))
+FEWEST_STEPS = 256  # floats with such a peak are integers, of at least 8 of their 16 bits
+MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE  # held at a time; of a higher rate more are resampled while they are read
+
+
+class Heard(NamedTuple):
+    """A (samples,) float32 waveform: 48 kHz, mono, finite, not empty; and what must be said of it: readers.CUT ...
+
+    as_ever: every version of this project hears these bytes so.
+    """
+
+    waveform: np.ndarray
+    notes: list[str]
+    as_ever: bool
+
+
+def decode(audio: bytes | np.ndarray | Path | None, rate: int) -> np.ndarray:
+    """The waveform that `hear` gives."""
+    return hear(audio, rate).waveform
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows becomes infinite and is refused
-def decode(audio: bytes | np.ndarray | None, rate: int) -> np.ndarray:
-    """Encoded bytes, or samples with their rate -> a (samples,) float32 waveform: 48 kHz, mono, finite, not empty.
+def hear(audio: bytes | np.ndarray | Path | None, rate: int) -> Heard:
+    """Encoded bytes, a file, or samples with their rate -> what the model hears.
 
     Channels are averaged (so anti-phase stereo becomes silence), integers are scaled by their range,
-    floats beyond 1 are scaled down by their peak. Only the first MAX_SECONDS (MAX_SAMPLES) are read,
-    of what lies in the first cells.MAX_BYTES. `rate` counts for samples alone.
+    floats beyond 1 are scaled down by their peak. Only the first MAX_SECONDS are read, of bytes those in the first
+    cells.MAX_BYTES. `rate` counts for samples alone.
     Raises RowError with the reason why it cannot be used.
     """
-    if audio is None or len(audio) == 0:
+    if audio is None or (not isinstance(audio, Path) and len(audio) == 0):
         raise RowError("no audio")
     if isinstance(audio, np.ndarray):
-        mono, rate = _mono_of_samples(audio, rate), rate
-    elif _is_foreign(audio):
-        mono, rate = _decode_with_librosa(audio)
+        cut = max(audio.shape, default=0) > _most_frames(rate)
+        mono, peak, notes, as_ever = _mono_of_samples(audio, rate), None, [CUT] * cut, False
     else:
-        mono, rate = _decode_with_soundfile(audio)
+        reading, reader = read(audio, MAX_SECONDS, Whole)
+        mono, rate, peak = reading.taker.finish()
+        # The first version stopped at MAX_SAMPLES whatever the rate, and knew libsndfile alone.
+        notes, as_ever = reading.notes, reader is soundfile_blocks and peak is None and isinstance(audio, bytes)
     if not len(mono):
         raise RowError("empty audio")
     if not np.isfinite(mono).all():
         raise RowError("audio with NaN or infinity")
-    peak = max(mono.max(), -mono.min())
+    peak = max(mono.max(), -mono.min()) if peak is None else peak
     mono = (mono / peak if peak > 1 else mono).astype(np.float32, copy=False)
     if rate != SAMPLE_RATE:
         import soxr
@@ -48,62 +63,54 @@ def decode(audio: bytes | np.ndarray | None, rate: int) -> np.ndarray:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
         if not len(mono):
             raise RowError("empty audio", "too short to resample")
-    return np.ascontiguousarray(mono)
+    return Heard(np.ascontiguousarray(mono), notes, as_ever)
 
 
-def _frames_to_read(rate: int) -> int:
+def _most_frames(rate: int) -> int:
     """The bound on a clip's frames; RowError for a rate that no recording has."""
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise RowError("impossible sampling rate", f"{rate} Hz")
-    return min(rate * MAX_SECONDS, MAX_SAMPLES)
+    return require_rate(rate) * MAX_SECONDS
 
 
-class _Bytes(io.BytesIO):
-    """libsndfile seeks to -1 in damaged AIFF files, and an error in there is printed with its traceback."""
+class Whole:
+    """Takes a sound to hold it whole: as it is, or resampled on the way where it would take too much memory."""
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return super().seek(max(offset, 0) if whence == 0 else offset, whence)
+    def __init__(self):
+        self.parts: list[np.ndarray] = []
+        self.rate = self.held = 0
+        self.stream, self.peak = None, None
 
+    def add(self, block: np.ndarray, rate: int) -> None:
+        """The next (n,) float32 of `rate` Hz."""
+        self.rate = rate
+        self.held += len(block)
+        if self.stream is None and rate > SAMPLE_RATE and self.held > MAX_SAMPLES:
+            import soxr
 
-def _decode_with_soundfile(data: bytes) -> tuple[np.ndarray, int]:
-    import soundfile
+            self.stream, self.peak = soxr.ResampleStream(rate, SAMPLE_RATE, 1, np.float32, quality="HQ"), 0.0
+            before, self.parts = self.parts, []
+            for part in before:
+                self._resample(part)
+        if self.stream is None:
+            self.parts.append(block)
+        else:
+            self._resample(block)
 
-    try:
-        with soundfile.SoundFile(_Bytes(data)) as file:
-            rate, parts = file.samplerate, []
-            frames, limit = max(1, BLOCK_SAMPLES // file.channels), _frames_to_read(rate)
-            while limit > 0:
-                block = file.read(min(frames, limit), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                parts.append(block.mean(axis=1))
-                limit -= len(block)
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise RowError("undecodable audio", first_line(error)) from None
-    return np.concatenate(parts) if parts else np.empty(0, np.float32), rate
+    def _resample(self, part: np.ndarray, last: bool = False) -> None:
+        self.peak = max([self.peak, *np.abs(part)[[part.argmax(), part.argmin()]]]) if len(part) else self.peak
+        self.parts.append(self.stream.resample_chunk(part, last=last))
 
-
-def _is_foreign(data: bytes) -> bool:
-    return any(data[at : at + len(magic)] == magic for at, magic in FOREIGN_CONTAINERS)
-
-
-def _decode_with_librosa(data: bytes) -> tuple[np.ndarray, int]:
-    import librosa  # costs 20 s, so only for containers that soundfile cannot open
-
-    with tempfile.TemporaryDirectory(prefix="hyperbolic_clap_") as folder:
-        path = Path(folder, "clip")
-        path.write_bytes(data)
-        try:
-            samples, rate = librosa.load(path, sr=None, mono=False, duration=MAX_SECONDS)
-        except Exception as error:  # its decoders raise whatever their back ends do, and one may be installed later
-            raise RowError("undecodable audio", first_line(error), lasting=False) from None
-    return _mono_of_samples(samples, int(rate)), int(rate)
+    def finish(self) -> tuple[np.ndarray, int, float | None]:
+        """((n,) float32, its rate, the peak before it was resampled or None if it was not)."""
+        if self.stream is not None:
+            self._resample(np.empty(0, np.float32), last=True)
+        mono = np.concatenate(self.parts) if self.parts else np.empty(0, np.float32)
+        return mono, self.rate if self.stream is None else SAMPLE_RATE, self.peak
 
 
 def _mono_of_samples(samples: np.ndarray, rate: int) -> np.ndarray:
     if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
         samples = samples.T
-    samples = samples[..., : _frames_to_read(rate)]
+    samples = samples[..., : _most_frames(rate)]
     if not samples.size:
         raise RowError("empty audio")
     mono = samples.mean(axis=0, dtype=np.float64) if samples.ndim == 2 else samples.astype(np.float64)
@@ -114,8 +121,22 @@ def _mono_of_samples(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _integer_range(samples: np.ndarray) -> float:
-    """Full scale: the type's own range; 64-bit lists hold narrower samples, so the narrowest of 16, 24, 32 bits."""
-    if samples.itemsize < 8:
+    """Full scale: the type's own range; wide types hold narrower samples, so the narrowest of 16, 24, 32 bits."""
+    if samples.itemsize < 8 and not is_wide(samples):
         return float(2 ** (8 * samples.itemsize - 1))
-    peak = max(int(samples.max()), -int(samples.min()))
-    return next((float(2**bits) for bits in (15, 23, 31) if peak <= 2**bits), float(2**63))
+    return usual_range(max(int(samples.max()), -int(samples.min()))) or float(2**63)
+
+
+def is_wide(samples: np.ndarray) -> bool:
+    """Whether samples are signed 32-bit integers that 24 bits or fewer would hold: no recording is as faint as that."""
+    return samples.dtype == np.int32 and samples.size > 0 and -(2**23) <= samples.min() and samples.max() <= 2**23
+
+
+def usual_range(peak: float) -> float | None:
+    """Full scale of integers with this peak: of 16, 24 or 32 bits, the narrowest that fits; None if none does."""
+    return next((float(2**bits) for bits in (15, 23, 31) if peak <= 2**bits), None)
+
+
+def one_gain(peak: float) -> float:
+    """What a recording of floats with this peak is divided by: 1, its peak, or the range of the integers it holds."""
+    return max(peak, 1.0) if peak < FEWEST_STEPS else usual_range(peak) or peak

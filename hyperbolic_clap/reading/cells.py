@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import numpy as np
 import pyarrow as pa
 
 from hyperbolic_clap.reading.arrays import compute
 
+# What a column or field of sampling rates is called, here and elsewhere.
+RATE_NAMES = ("sampling_rate", "sample_rate", "samplerate", "sampling_frequency", "sr", "fs", "rate")
 MAX_BYTES = 1 << 28  # of encoded audio that are kept of a cell; an hour of it is no reason to hold more in memory
 
 
@@ -20,7 +24,8 @@ def _is_binary(kind: pa.DataType) -> bool:
     return any(getattr(pa.types, test)(kind) for test in tests)
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a type holds whole numbers or floats."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
@@ -34,8 +39,16 @@ def _innermost(kind: pa.DataType) -> pa.DataType:
 def may_hold_audio(kind: pa.DataType) -> bool:
     inner = _innermost(kind)
     if _is_list(kind):
-        return _is_number(inner) or pa.types.is_null(inner)
+        return is_number(inner) or pa.types.is_null(inner)
     return _is_binary(inner) or pa.types.is_struct(kind) or pa.types.is_null(kind)
+
+
+def holds_samples(kind: pa.DataType) -> bool:
+    """Whether a column's cells are samples without their rate: lists, or structs with `array` and no rate."""
+    if not pa.types.is_struct(kind):
+        return _is_list(kind)
+    names = {kind.field(i).name for i in range(kind.num_fields)}
+    return "array" in names and not names & set(RATE_NAMES)
 
 
 def may_hold_text(kind: pa.DataType) -> bool:
@@ -52,20 +65,43 @@ def plain(cell: pa.Scalar):
         return None
 
 
-def audio_cell(cell: pa.Scalar) -> tuple[bytes | np.ndarray | None, int | None]:
-    """The audio of one row as (encoded bytes or samples or None, sampling rate or None)."""
+def audio_cell(cell: pa.Scalar) -> tuple[bytes | np.ndarray | PurePath | None, int | None]:
+    """The audio of one row: (encoded bytes, samples, the path that is all there is, or None; sampling rate or None)."""
     if not pa.types.is_struct(cell.type) or not cell.is_valid:
-        return _content(cell), None
+        return _as_file(_content(cell)), None
     fields = {cell.type.field(i).name: i for i in range(cell.type.num_fields)}
-    data = _content(cell[fields["bytes"]]) if "bytes" in fields else None
-    if isinstance(data, bytes) or "array" not in fields:
-        return data if isinstance(data, bytes) else None, None
-    rate = plain(cell[fields["sampling_rate"]]) if "sampling_rate" in fields else None
+    data = _as_file(_content(cell[fields["bytes"]])) if "bytes" in fields else None
+    if isinstance(data, bytes):
+        return data, None
+    samples = _as_file(_content(cell[fields["array"]])) if "array" in fields else None
+    if samples is None:
+        path = plain(cell[fields["path"]]) if "path" in fields else None
+        return PurePath(path) if isinstance(path, str) and path else None, None
+    rate = next((name for name in RATE_NAMES if name in fields), None)
+    return samples, None if rate is None else whole_rate(plain(cell[fields[rate]]))
+
+
+def whole_rate(value) -> int | None:
+    """A sampling rate's cell as a number; 0, which decode refuses, for what is none."""
     try:
-        rate = None if rate is None else int(rate)
+        return None if value is None else int(value)
     except (TypeError, ValueError, OverflowError):
-        rate = 0  # which decode refuses
-    return _content(cell[fields["array"]]), rate
+        return 0
+
+
+def _as_file(content: bytes | np.ndarray | None) -> bytes | np.ndarray | None:
+    """The same, but a list of numbers that are the bytes of a sound file as these bytes."""
+    if not isinstance(content, np.ndarray) or content.ndim != 1 or content.dtype.kind not in "iu" or len(content) < 12:
+        return content
+    start = content[:12]
+    if start.min() < 0 or start.max() > 255 or not _begins_a_file(start.astype(np.uint8).tobytes()):
+        return content
+    return content.astype(np.uint8).tobytes() if 0 <= content.min() and content.max() <= 255 else content
+
+
+def _begins_a_file(start: bytes) -> bool:
+    magic = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b"\x1aE\xdf\xa3")
+    return start.startswith(magic) or start[4:8] == b"ftyp"
 
 
 def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
@@ -78,9 +114,9 @@ def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
         value = plain(cell)
         return value[:MAX_BYTES] if isinstance(value, bytes) else None
     values = cell.values
-    if _is_number(values.type):
+    if is_number(values.type):
         return values.to_numpy(zero_copy_only=False)
-    if not _is_list(values.type) or not _is_number(values.type.value_type) or not len(values) or values.null_count:
+    if not _is_list(values.type) or not is_number(values.type.value_type) or not len(values) or values.null_count:
         return None
     lengths = compute("list_value_length", values)
     if len(lengths.unique()) > 1:

@@ -13,18 +13,17 @@ from hyperbolic_clap.reading.rows import SCHEMA, Rows, encode_id, video_id
 LABELS = SCHEMA.field("human_labels").type
 
 
-def read_columns(table: pa.Table, classes: ClassList, stem: str, first: int) -> Rows:
-    """Rows of a table, each of `human_labels`, `labels`, `video_id` if it has it; `first`: the first one's sample_id.
+def read_columns(table: dict[str, pa.ChunkedArray], classes: ClassList, stem: str, first: int, count: int) -> Rows:
+    """`count` Rows of columns: `human_labels`, `labels`, `video_id` if they are there; `first`: the first's sample_id.
 
     stem: the file's name, for rows without a video_id.
     """
-    names, count = table.column_names, len(table)
-    if "labels" in names:
+    if "labels" in table:
         ids = parse_column(table["labels"], classes)
     else:
         ids = pa.LargeListArray.from_arrays(arrow(np.zeros(count + 1, np.int64)), arrow_texts([]))
-    human = parse_column(table["human_labels"], classes) if "human_labels" in names else name_machine_ids(ids, classes)
-    video = video_id_column(table["video_id"] if "video_id" in names else None, stem, first, count)
+    human = parse_column(table["human_labels"], classes) if "human_labels" in table else name_machine_ids(ids, classes)
+    video = video_id_column(table.get("video_id"), stem, first, count)
     return Rows(pa.table([arrow(np.arange(first, first + count)), video, human, ids], SCHEMA), classes)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips, skip_unlabelled
-from hyperbolic_clap.plumbing.config import DEFAULT_CHECKPOINT, DataConfig, EncoderConfig, ProjectorConfig
+from hyperbolic_clap.plumbing.config import DEFAULT_CHECKPOINT, Columns, DataConfig, EncoderConfig, ProjectorConfig
 from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.projector.opening import open_pipeline
@@ -57,7 +57,8 @@ def stored_configs(file: Results) -> tuple[DataConfig, EncoderConfig, Path | Non
         verify_cache=stored.get("verify_cache", False),
     )
     folder, skip_bad = find(stored["parquet_dir"], file.path), stored.get("skip_bad_files", False)
-    return DataConfig(folder, stored.get("num_samples"), skip_bad), encoder, path("projection_checkpoint")
+    columns = Columns(*(stored.get(f"{name}_column") for name in ("audio", "label", "id")))
+    return DataConfig(folder, stored.get("num_samples"), skip_bad, columns), encoder, path("projection_checkpoint")
 
 
 def find(given: str, results: Path) -> Path:
