@@ -71,19 +71,21 @@ def _require_kernels(device, name: str) -> None:
     """UserError if torch holds no code for the card, neither its own nor one to be translated."""
     import torch
 
-    card, built = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    built = torch.cuda.get_arch_list()
+    if not built:  # some builds do not say
+        return
+    card = torch.cuda.get_device_capability(device)
     kinds = [re.match(r"(sm|compute)_(\d+)(\d)", arch) for arch in built]
     for kind, *number in (match.groups() for match in kinds if match):
         major, minor = map(int, number)
         # Machine code runs on later cards of its generation, PTX on all later ones.
         if (major, minor) <= card and (kind == "compute" or major == card[0]):
             return
-    if built:  # unknown of some builds
-        raise UserError(
-            f"--device {name}: this torch {torch.__version__} for CUDA {torch.version.cuda} holds code for "
-            f"{', '.join(built)}, and none that runs on {torch.cuda.get_device_name(device)} (sm_{card[0]}{card[1]}); "
-            "docs/faq.md names the torch for a card, and --device cpu works with any"
-        )
+    raise UserError(
+        f"--device {name}: this torch {torch.__version__} for CUDA {torch.version.cuda} holds code for "
+        f"{', '.join(built)}, and none that runs on {torch.cuda.get_device_name(device)} (sm_{card[0]}{card[1]}); "
+        "docs/faq.md names the torch for a card, and --device cpu works with any"
+    )
 
 
 def _own_device(local_rank: int, devices: int) -> int:
