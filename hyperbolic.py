@@ -279,8 +279,8 @@ class _TangentDistance(torch.autograd.Function):
             near = turn.where(bend.abs() < 2 * NEAR * turn.abs(), 0)
             turn, twist = turn - near, twist.where(near == 0, 0)
         elif len(pairs):
-            near, twist, turn = turn[*pairs.T], twist.index_put((*pairs.T,), turn.new_zeros(())), turn.clone()
-            turn[*pairs.T] = 0
+            near, twist, turn = turn[tuple(pairs.T)], twist.index_put(tuple(pairs.T), turn.new_zeros(())), turn.clone()
+            turn[tuple(pairs.T)] = 0
         # the derivatives by a and b, times R; twist keeps the pull towards the other point tangential
         along_a = bend.sum(1) / a.tanh() + radial.sum(1)
         along_b = bend.sum(0) / b.tanh() - radial.sum(0)

@@ -173,7 +173,9 @@ def save_audio(folder: Path, report: list[dict], source) -> None:
 
 def file_name(text: str) -> str:
     """A text as part of a file's name on any system."""
-    return re.sub(r"[^\w.-]+", "_", text)[:60].strip("._") or "query"
+    encoding = sys.getfilesystemencoding()
+    writable = text.encode(encoding, "replace").decode(encoding)  # what the locale lacks becomes a question mark
+    return re.sub(r"[^\w.-]+", "_", writable)[:60].strip("._") or "query"
 
 
 if __name__ == "__main__":

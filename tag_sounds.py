@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
-from hyperbolic_clap.plumbing.files import require_outputs, require_writable, write_atomic, write_json
+from hyperbolic_clap.plumbing.files import distinct, require_outputs, require_writable, write_atomic, write_json
 from hyperbolic_clap.plumbing.flags import (
     Parser,
     add_model_flags,
@@ -93,7 +93,7 @@ def check_targets(folder: Path, files: list[Path]) -> None:
     require_writable(folder / "any.csv")
     first: dict[str, Path] = {}
     for path in files:
-        if (other := first.setdefault(path.stem, path)) is not path:
+        if (other := first.setdefault(distinct(path.stem), path)) is not path:
             raise UserError(f"{other} and {path} would both become {folder / path.stem}.csv; tag them in two calls "
                             "with an --output-dir for each")  # fmt: skip
         table, labels = (folder / f"{path.stem}{ending}" for ending in (".csv", ".txt"))

@@ -13,13 +13,12 @@ tested without --use-hyperbolic. The results JSON holds the metrics and every cl
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import log
-from hyperbolic_clap.plumbing.files import require_outputs, write_json
+from hyperbolic_clap.plumbing.files import require_outputs, stored_path, write_json
 from hyperbolic_clap.plumbing.flags import (
     Parser,
     add_projector_flags,
@@ -69,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     info = describe_test(arguments(args), model.device, ranks.size, started, **facts)
     if args.save_scores:
         save_scores(args.save_scores, tensors)
-        info["scores"] = os.path.relpath(args.save_scores, output.parent)
+        info["scores"] = stored_path(args.save_scores, output.parent)
     about = model.describe() | {"mean_cosine": clips.mean_cosine}
     write_json(output, {"test_info": info, "model_info": about} | evaluation)
     for name, value in (evaluation["metrics"] or {}).items():

@@ -17,11 +17,12 @@ import torch
 
 from CLAP.checkpoint import ModelFolder, hash_file, resolve_checkpoint
 from hyperbolic_clap.plumbing.errors import UserError, first_line
-from hyperbolic_clap.plumbing.versions import version
+from hyperbolic_clap.plumbing.versions import at_least, version
 
 PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
 TEXT_BATCH = 16
 TEXT_STEP = 8  # token lengths are padded up to a multiple of this
+FLOAT32 = {"dtype" if at_least("transformers", "4.56") else "torch_dtype": torch.float32}
 
 
 class Encoder:
@@ -94,13 +95,16 @@ class Encoder:
         try:
             model, info = ClapModel.from_pretrained(
                 self.folder,
-                dtype=torch.float32,  # a float16 checkpoint would otherwise run in float16
+                **FLOAT32,  # a float16 checkpoint would otherwise run in float16
                 use_safetensors=self.in_safetensors,
                 local_files_only=True,
                 output_loading_info=True,
             )
         except Exception as error:  # safetensors, pickle and configuration errors of many classes
-            if "weights_only" in str(error):  # the way out that torch offers is the one not to take
+            reasons, cause = str(error), error.__context__
+            while cause:  # transformers 4 hides torch's reason behind one of its own
+                reasons, cause = reasons + str(cause), cause.__context__
+            if "Weights only load failed" in reasons:  # the way out that torch offers is the one not to take
                 error = UserError("it holds Python objects besides tensors, and loading them could run code")
             raise self._cannot("be loaded as a CLAP model", error) from None
         if info["missing_keys"] or info["mismatched_keys"]:
@@ -124,7 +128,7 @@ class Encoder:
         # No window is longer than the model's input, so a fused checkpoint takes none of its random crops.
         longer = torch.zeros(len(windows), 1, dtype=torch.bool, device=mel.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            features = self.model.get_audio_features(input_features=mel, is_longer=longer).pooler_output
+            features = tensor(self.model.get_audio_features(input_features=mel, is_longer=longer))
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
     def windows(self, waveform: np.ndarray) -> list[np.ndarray]:
@@ -161,9 +165,14 @@ class Encoder:
                 for row, i in enumerate(chosen):
                     ids[row, : len(tokens[i])] = torch.tensor(tokens[i])
                     mask[row, : len(tokens[i])] = 1
-                features = self.model.get_text_features(ids.to(self.device), mask.to(self.device)).pooler_output
+                features = tensor(self.model.get_text_features(ids.to(self.device), mask.to(self.device)))
                 vectors[chosen] = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
         return vectors
+
+
+def tensor(features) -> torch.Tensor:
+    """What get_audio_features and get_text_features return: in transformers 4 the tensor, in 5 what holds it."""
+    return getattr(features, "pooler_output", features)
 
 
 def merge_windows(vectors: torch.Tensor) -> np.ndarray:

@@ -53,14 +53,13 @@ def class_names() -> list[str]:
 def make_checkpoint(folder: Path, architecture: dict = LARGER_CLAP_GENERAL, fused: bool = False, seed: int = 0) -> Path:
     """A CLAP checkpoint with random weights: the real files in the real layout, only knowing nothing."""
     import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, RobertaTokenizer
+    from tokenizers import ByteLevelBPETokenizer, processors
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(class_names(), vocab_size=1000, special_tokens=special, show_progress=False)
-    state = json.loads(bpe.to_str())["model"]
-    tokenizer = RobertaTokenizer(vocab=state["vocab"], merges=[tuple(pair) for pair in state["merges"]])
+    bpe.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     torch.manual_seed(seed)
     fusion = {"enable_fusion": True, "fusion_type": "aff_2d"} if fused else {}
     config = ClapConfig(
@@ -71,7 +70,11 @@ def make_checkpoint(folder: Path, architecture: dict = LARGER_CLAP_GENERAL, fuse
     model.audio_model.audio_encoder.batch_norm.running_mean.fill_(-30.0)
     model.audio_model.audio_encoder.batch_norm.running_var.fill_(400.0)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    bpe.save(str(folder / "tokenizer.json"))
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True))
+    settings = names | {"cls_token": "<s>", "sep_token": "</s>", "tokenizer_class": "RobertaTokenizer",
+                        "add_prefix_space": False}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     truncation = "fusion" if fused else "rand_trunc"
     ClapFeatureExtractor(frequency_min=50, truncation=truncation, padding="repeatpad").save_pretrained(folder)
     return folder

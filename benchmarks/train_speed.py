@@ -21,12 +21,13 @@ def straightforward(checkpoint: Path, folder: Path) -> tuple[float, float]:
     import torch
     from transformers import ClapModel, ClapProcessor
 
+    from CLAP.encoder import FLOAT32, tensor
     from data import ParquetFolder, decode
     from hyperbolic_clap.plumbing.config import CLASS_LABELS
     from hyperbolic_clap.reading.labels import ClassList
 
     classes = ClassList.read(CLASS_LABELS)
-    model = ClapModel.from_pretrained(checkpoint, dtype=torch.float32).eval().requires_grad_(False)
+    model = ClapModel.from_pretrained(checkpoint, **FLOAT32).eval().requires_grad_(False)
     processor = ClapProcessor.from_pretrained(checkpoint)
     projector = torch.nn.Linear(512, 512)
     optimizer = torch.optim.Adam(projector.parameters(), 1e-4)
@@ -37,13 +38,13 @@ def straightforward(checkpoint: Path, folder: Path) -> tuple[float, float]:
         nonlocal text
         prompts = [f"This is a sound of {name}." for name in class_names()]
         inputs = [processor(text=prompts[i : i + 64], return_tensors="pt", padding=True) for i in range(0, 527, 64)]
-        text = torch.cat([model.get_text_features(**batch).pooler_output for batch in inputs])
+        text = torch.cat([tensor(model.get_text_features(**batch)) for batch in inputs])
 
     def epoch():
         waveforms = [decode(clip) for clip in clips]
         for start in range(0, TIMED, BATCH):
             inputs = processor(audio=waveforms[start : start + BATCH], sampling_rate=48_000, return_tensors="pt")
-            audio = projector(model.get_audio_features(**inputs).pooler_output)
+            audio = projector(tensor(model.get_audio_features(**inputs)))
             loss = (audio @ projector(text).T).square().mean()
             optimizer.zero_grad()
             loss.backward()

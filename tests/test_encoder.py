@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, tone
 
 from benchmarks.material import SMALL, make_checkpoint
-from CLAP.encoder import Encoder
+from CLAP.encoder import FLOAT32, Encoder, tensor
 from CLAP.logmel import LogMel
 from data import ParquetFolder, decode
 from hyperbolic_clap.plumbing.config import CLASS_LABELS
@@ -30,19 +30,21 @@ def waveforms(realsounds):
 
 @pytest.fixture(scope="module")
 def reference():
-    from transformers import ClapModel, ClapProcessor
+    from transformers import ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 
-    model = ClapModel.from_pretrained(TINY, dtype=torch.float32).eval()
-    processor = ClapProcessor.from_pretrained(TINY)
+    model = ClapModel.from_pretrained(TINY, **FLOAT32).eval()
+    extractor = ClapFeatureExtractor.from_pretrained(TINY)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(TINY, add_prefix_space=True)  # else version 4 takes it away
 
     def embed(waveform):
-        inputs = processor(audio=waveform, sampling_rate=48_000, return_tensors="pt")
+        inputs = extractor(waveform, sampling_rate=48_000, return_tensors="pt")
         with torch.inference_mode():
-            return model.get_audio_features(**inputs).pooler_output[0].numpy()
+            return tensor(model.get_audio_features(**inputs))[0].numpy()
 
     def embed_text(text):
+        inputs = tokenizer([text], return_tensors="pt", return_token_type_ids=False)
         with torch.inference_mode():
-            return model.get_text_features(**processor(text=[text], return_tensors="pt")).pooler_output[0].numpy()
+            return tensor(model.get_text_features(**inputs))[0].numpy()
 
     return embed, embed_text
 
@@ -114,16 +116,16 @@ def test_long_clips_are_cut_into_windows(encoder):
 
 
 def test_fused_checkpoint_has_no_randomness(tmp_path):
-    from transformers import ClapModel, ClapProcessor
+    from transformers import ClapFeatureExtractor, ClapModel
 
     encoder = Encoder(str(make_checkpoint(tmp_path, SMALL, fused=True)), CPU)
     waveform = tone(440, 4, 48_000).astype(np.float32)
     vector = encoder.encode_waveform(waveform)
     assert np.array_equal(vector, encoder.encode_waveform(waveform))
     model = ClapModel.from_pretrained(tmp_path).eval()
-    inputs = ClapProcessor.from_pretrained(tmp_path)(audio=waveform, sampling_rate=48_000, return_tensors="pt")
+    inputs = ClapFeatureExtractor.from_pretrained(tmp_path)(waveform, sampling_rate=48_000, return_tensors="pt")
     with torch.inference_mode():  # the processor marks a random clip as longer; without that mark both agree
-        plain = model.get_audio_features(inputs["input_features"], torch.zeros(1, 1, dtype=torch.bool)).pooler_output[0]
+        plain = tensor(model.get_audio_features(inputs["input_features"], torch.zeros(1, 1, dtype=torch.bool)))[0]
     assert cosine_distance(vector, plain.numpy()) < 1e-5
 
 
@@ -144,7 +146,7 @@ def test_float16_weights_run_in_float32(encoder):
         (lambda f: (f / "tokenizer.json").unlink(), "lacks its tokenizer: tokenizer.json, or vocab.json and"),
         (lambda f: change(f / "tokenizer_config.json", add_prefix_space=False), "add_prefix_space is true in token"),
         (lambda f: add_token(f / "tokenizer.json", "zzz", 1200), "what its tokenizer gives: id 1200 of 1200"),
-        (lambda f: change(f / "config.json", projection_dim="x"), "Validation error for field 'projection_dim'"),
+        (lambda f: change(f / "config.json", projection_dim="x"), "CLAP model: (Validation error|empty)"),
         (lambda f: change(f / "preprocessor_config.json", hop_length=0), "windows of 480000 samples in steps of 0"),
         (lambda f: change(f / "preprocessor_config.json", max_length_s=10**6), "windows of 48000000000 samples"),
         (lambda f: change(f / "preprocessor_config.json", fft_window_size="x"), "cannot make spectrograms with its"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.versions import at_least
 from hyperbolic_clap.reading.labels import ClassList, normalise
 
 CLASSES = ClassList.read(CLASS_LABELS)
@@ -119,7 +120,12 @@ def test_parquet_types_of_text(kind):
 
 def through_parquet(values, kind):
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"x": pa.array(values, kind)}), buffer)
+    try:
+        pq.write_table(pa.table({"x": pa.array(values, kind)}), buffer)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        if at_least("pyarrow", "24"):
+            raise
+        pytest.skip(f"pyarrow {pa.__version__} writes no {kind}")
     return pq.read_table(buffer)["x"].to_pylist()
 
 

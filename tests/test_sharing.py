@@ -157,7 +157,7 @@ def test_the_example_of_the_docs(home, tmp_path):
         ours = json.loads((tmp_path / "r.json").read_text())["predictions"][0]["top_k_predictions"]
         ours = {entry["classname"]: entry["similarity"] for entry in ours}
         for label, theirs in zip(labels, names["similarity"][0].tolist(), strict=True):
-            assert ours[label] == pytest.approx(theirs, abs=1e-4), (name, label)
+            assert ours[label] == pytest.approx(theirs, abs=1e-6), (name, label)
 
 
 @pytest.fixture

@@ -291,5 +291,5 @@ def _alone(folder: Path) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         alone = True
         with contextlib.suppress(OSError):
-            alone = lock(stack.enter_context((folder / "lock").open("wb")).fileno())
+            alone = lock(stack.enter_context((folder / "lock").open("ab")).fileno())
         yield alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from hyperbolic_clap.plumbing import ranks
 from hyperbolic_clap.plumbing.errors import UserError, warn
@@ -50,18 +51,41 @@ def choose_device(name: str):
     except RuntimeError:
         raise UserError(f"--device {name!r} is not a device; use cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        warn(f"CUDA is not available, so --device {name} becomes cpu")
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        warn(f"CUDA is not available, so --device {name} becomes cpu (torch {torch.__version__} is built {built})")
         return torch.device("cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name} does not exist; this machine has {torch.cuda.device_count()} CUDA device(s)")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name!r} is not supported; use cpu, cuda or cuda:N")
     if device.type == "cuda":
+        _require_kernels(device, name)
         # Where CUDA has a deterministic algorithm it is used; where it has none, torch says so and goes on.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.allow_tf32 = False  # --no-autocast means float32, in the patch convolution too
     return device
+
+
+def _require_kernels(device, name: str) -> None:
+    """UserError if torch holds no code for the card, neither its own nor one to be translated."""
+    import torch
+
+    built = torch.cuda.get_arch_list()
+    if not built:  # some builds do not say
+        return
+    card = torch.cuda.get_device_capability(device)
+    kinds = [re.match(r"(sm|compute)_(\d+)(\d)", arch) for arch in built]
+    for kind, *number in (match.groups() for match in kinds if match):
+        major, minor = map(int, number)
+        # Machine code runs on later cards of its generation, PTX on all later ones.
+        if (major, minor) <= card and (kind == "compute" or major == card[0]):
+            return
+    raise UserError(
+        f"--device {name}: this torch {torch.__version__} for CUDA {torch.version.cuda} holds code for "
+        f"{', '.join(built)}, and none that runs on {torch.cuda.get_device_name(device)} (sm_{card[0]}{card[1]}); "
+        "docs/faq.md names the torch for a card, and --device cpu works with any"
+    )
 
 
 def _own_device(local_rank: int, devices: int) -> int:

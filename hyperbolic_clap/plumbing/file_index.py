@@ -3,7 +3,9 @@
 The content of a file is the truth, and this table stands in front of it as git's index and DVC's state table do: by
 absolute path, size, the times of change of content (mtime) and of entry (ctime) to the nanosecond, and inode. A file
 that was changed less than RACY_SECONDS before it was looked into is looked into again: a coarse clock could give a
-later change the same time (git: "racy" entries). Nothing in the table is trusted that is not whole and of this version.
+later change the same time (git: "racy" entries). On Windows ctime is the time of creation, so there a change in place
+that keeps the size and sets mtime back is seen by --verify-cache alone. Nothing in the table is trusted that is not
+whole and of this version.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +18,8 @@ from hyperbolic_clap.plumbing.errors import UserError
 TEMPORARY = ".tmp"
 NAMED = 40  # characters of a file's name in that of its temporary one, since a name may have 255 bytes at most
 STALE_SECONDS = 3600.0  # far more than any file here takes to write
+HELD = (5, 32, 33)  # Windows' errors of a file that another program, a virus scanner say, has open for a moment
+HELD_SECONDS = 5.0
 
 
 def write_atomic(path: Path, write: Callable[[Path], None], tidy: bool = True) -> None:
@@ -37,9 +41,10 @@ def write_atomic(path: Path, write: Callable[[Path], None], tidy: bool = True) -
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
+            patiently(lambda: temporary.replace(path))
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # held as well, it is removed as stale by a later run
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     with contextlib.suppress(OSError):  # not every system and file system can synchronise a folder
@@ -80,17 +85,65 @@ def require_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None
         require_writable(path)
 
 
+def patiently(change: Callable[[], object]) -> None:
+    """Rename or remove a file, again for some seconds while Windows says that another program holds it."""
+    deadline = time.monotonic() + HELD_SECONDS
+    while True:
+        try:
+            change()
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in HELD or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def open_to_lock(folder: Path) -> int:
+    """A handle to lock a folder by: its own, or on Windows, which opens no folders, that of a file in it."""
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+
+
 def lock(handle: int) -> bool:
     """Lock an open file or folder until it is closed; False if another has it, True where locks are unknown."""
     try:
         import fcntl
-
+    except ImportError:
+        return _lock_on_windows(handle)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):
+    except OSError:
         pass
     return True
+
+
+def _lock_on_windows(handle: int) -> bool:
+    try:
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except ImportError:
+        pass
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EDEADLK)
+    return True
+
+
+def stored_path(path: Path, folder: Path) -> str:
+    """A file as another in `folder` names it, for any system: relative with slashes; absolute from another drive."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return Path(os.path.abspath(path)).as_posix()
+
+
+def distinct(name: str) -> str:
+    """A file's name as the system tells it from others: on Windows and macOS A.csv is a.csv."""
+    return name.casefold() if sys.platform in ("win32", "darwin") else name
 
 
 def _require_regular(path: Path) -> None:

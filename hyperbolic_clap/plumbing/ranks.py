@@ -86,6 +86,8 @@ class Ranks(Alone):
         import torch.distributed as dist
 
         self.dist = dist
+        if os.name == "nt":  # whose builds of torch have no libuv
+            os.environ.setdefault("USE_LIBUV", "0")
         self.notes, self.rank, self.size = next(dist.rendezvous("env://", timeout=PATIENCE))
         self.store = dist.PrefixStore(self._attempt(), self.notes)
         dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE)

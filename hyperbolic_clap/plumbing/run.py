@@ -13,7 +13,7 @@ from typing import TypeVar
 from hyperbolic_clap.plumbing import ranks
 from hyperbolic_clap.plumbing.device import out_of_memory, wait_gently
 from hyperbolic_clap.plumbing.errors import Printable, UserError, printable
-from hyperbolic_clap.plumbing.versions import versions
+from hyperbolic_clap.plumbing.versions import require_versions, versions
 
 Flags = TypeVar("Flags")
 OUT_OF_MEMORY = "out of memory: lower --batch-size, --encode-batch-size or --num-samples, or run with --device cpu"
@@ -31,6 +31,7 @@ def run(main: Callable[[Flags], None], flags: Flags) -> int:
     handler.setFormatter(Printable(f"{sign}%(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     try:
+        require_versions()
         main(flags)
     except UserError as error:
         return _fail(str(error), 2)

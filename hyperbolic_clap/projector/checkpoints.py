@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def _read(path: Path, flag: str):
         beside = sorted(p.name for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
         found = f"{path.parent} holds {', '.join(beside)}" if beside else f"{path.parent} holds no *.pth file"
         raise UserError(f"{flag} {path} does not exist; {found}")
-    if not zipfile.is_zipfile(path):  # torch.load would try it as a bare pickle
+    # torch.load would try it as a bare pickle, or as a tar archive, in which torch below 2.6 heeds no weights_only.
+    if not zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
         raise UserError(f"{flag} {path} is damaged or no torch checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:

@@ -15,9 +15,9 @@ from hyperbolic_clap.plumbing.errors import UserError
 ONTOLOGY = ROOT / "CLAP" / "class_labels" / "audioset_ontology.json"
 # A quoted item of a written list, closed by its quote or the end: whatever opens matches, so the time is linear.
 _QUOTED = re.compile(
-    r"""(?<![^\s,(\[])[bu]?(?:'((?:[^'\\]|\\.)*+)(?:'|\\?\Z)|"((?:[^"\\]|\\.)*+)(?:"|\\?\Z))""", re.DOTALL
+    r"""(?<![^\s,(\[])[bu]?(?:'([^'\\]*(?:\\.[^'\\]*)*)(?:'|\\?\Z)|"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z))""", re.DOTALL
 )
-_BESIDE_QUOTED = re.compile(r"(?:[\s,\[\]()]|None|nan|np\.str_)*+")
+_BESIDE_QUOTED = re.compile(r"(?:[\s,\[\]()]|None|nan|np\.str_)*")
 
 
 @lru_cache(1 << 16)  # a million rows have a few hundred different labels

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import time
 import weakref
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from hyperbolic_clap.plumbing.errors import UserError, log
-from hyperbolic_clap.plumbing.files import lock, remove_stale, require_writable, write_json
+from hyperbolic_clap.plumbing.files import lock, open_to_lock, patiently, remove_stale, require_writable, write_json
 from hyperbolic_clap.projector import checkpoints
 from hyperbolic_clap.training.adam import Adam
 
@@ -40,21 +39,35 @@ class RunFolder:
 
     def _hold(self) -> None:
         """Lock the folder while this object or its process lives; UserError if another training holds it."""
-        with contextlib.suppress(OSError):  # not every system opens folders; what cannot be written is told later
+        with contextlib.suppress(OSError):  # what cannot be written is told later
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder, os.O_RDONLY)
+            handle = open_to_lock(self.folder)
             weakref.finalize(self, os.close, handle)
             if not lock(handle):
                 raise UserError(f"another training is writing to {self.folder}; give another --output-dir")
 
     def _set_aside(self, earlier: list[Path]) -> None:
-        """Move the files of an earlier run into a folder of their own: nothing is lost and one best file remains."""
+        """Move the files of an earlier run into a folder of their own: nothing is lost and one best file remains.
+
+        All of them or none: UserError if one cannot be moved.
+        """
         name = time.strftime("earlier_%Y%m%d_%H%M%S")
         others = len(list(self.folder.glob(f"{name}*")))  # runs may fail within one second
         aside = self.folder / (f"{name}_{others + 1}" if others else name)
         aside.mkdir()
-        for path in earlier:
-            shutil.move(path, aside / path.name)
+        moved = []
+        try:
+            for path in earlier:
+                patiently(lambda path=path: path.rename(aside / path.name))
+                moved.append(path)
+        except OSError as error:
+            for done in moved:
+                patiently(lambda path=done: (aside / path.name).rename(path))
+            aside.rmdir()
+            raise UserError(
+                f"{path} of an earlier run cannot be moved aside ({error.strerror or error}); close what uses it, or "
+                "give another --output-dir"
+            ) from None
         log.info("the earlier run in %s was moved to %s", self.folder, aside)
 
     def write_setup(self) -> None:
@@ -137,7 +150,7 @@ class RunFolder:
         checkpoints.save(best, content)
         for other in self.folder.glob("best_projection_epoch_*.pth"):
             if other != best:
-                other.unlink()
+                patiently(other.unlink)
 
     def should_stop_early(self, patience: int | None) -> bool:
         """Whether none of the last `patience` epochs is better, by _order, than the best before; None: never."""
