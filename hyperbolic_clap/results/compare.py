@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
 from hyperbolic_clap.metrics.superclasses import INNER
-from hyperbolic_clap.results.files import AT_K, ORDER, RADII, SAME, Results
+from hyperbolic_clap.results.files import AT_K, ORDER, RADII, SAME, Results, training_words
 from hyperbolic_clap.results.measures import Measures, PerClass, gain_of_subtrees, match, paired_intervals
 
 COUNTS = ("valid_samples", "total_samples", "wrong_top1", "inner_classes")
@@ -66,6 +66,7 @@ def compare(files: list[Results], config: CompareConfig) -> dict:
     own = [np.flatnonzero(file.valid) for file in files]
     pairs = [common(base, file) for file in files[1:]]
     figures = all_figures(files, own, pairs, k, tree, config)
+    notes += [f"{file.label} was trained with {told}" for file in files if (told := training_words(file.info["model"]))]
     every, tables, classes = [], [], []
     for f, file in enumerate(files):
         found = figures[f, own[f].tobytes()]
@@ -154,6 +155,7 @@ def describe(file: Results) -> dict:
     """A results file in the JSON of the comparison."""
     model = file.info["model"]
     facts = {name: model.get(name) for name in ("similarity", "clap_model", "projection_checkpoint", "c", "output_dim")}
+    facts["training"] = model.get("training") if isinstance(model.get("training"), dict) else None
     counts = {"clips": len(file.keys), "valid": int(file.valid.sum()), "classes": len(file.names)}
     return {"label": file.label, "path": str(file.path), **counts, "scores": file.scores is not None, **facts}
 
