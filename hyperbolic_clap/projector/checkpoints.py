@@ -145,6 +145,28 @@ def form(content):
     return [form(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
+def training(content: dict) -> dict | None:
+    """How a checked checkpoint came about: settings, seed, clips, epoch, validation figures. None of plain cosine.
+
+    One older than the field `training` says what it has; an exported one of those, only its loss, seed and figures.
+    """
+    if not content:
+        return None
+    known, validation = content.get("training"), {name: value for name, value in content.items() if name[:4] == "val_"}
+    if not isinstance(known, dict):
+        names = ("loss", "seed", "text", "similarity", "temperature", "output_dim", "audio_radius")
+        of_file = {"c": content["base_c"]} | {name: content[name] for name in names if name in content}
+        known = {name: value for name, value in content["identity"].items() if name not in ("data", "prompt")} | of_file
+    return _plain(known | {name: content[name] for name in ("epoch", "train_loss")} | {"validation": validation})
+
+
+def _plain(values: dict) -> dict:
+    """What JSON can hold of nested dictionaries: a file of another program may hold anything."""
+    kept = {str(name): _plain(value) if isinstance(value, dict) else value for name, value in values.items()}
+    number = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in kept.items()}
+    return {name: v for name, v in number.items() if isinstance(v, (str, int, float, dict, type(None)))}
+
+
 def rebuild(content: dict, device: torch.device) -> HyperbolicProjector:
     """The trained projector of a checked checkpoint, in eval mode on the device."""
     projector = HyperbolicProjector(

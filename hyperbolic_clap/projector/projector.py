@@ -142,6 +142,7 @@ class Projector:
             "c_meaning": "squared radius of the ball, curvature = -1/c",
             "curvature": -1 / self.c if self.c else None,
             "temperature": self.content.get("temperature"),
+            "training": checkpoints.training(self.content),
         } | ({"prototypes": self.prototypes} if self.prototypes else {})
 
 

@@ -18,7 +18,7 @@ from hyperbolic_clap.reporting.mds import evenly, flatten
 from hyperbolic_clap.reporting.rebuild import Rebuilt, rebuild
 from hyperbolic_clap.reporting.sound import choose, sounds
 from hyperbolic_clap.results.compare import describe
-from hyperbolic_clap.results.files import Results
+from hyperbolic_clap.results.files import Results, training_words
 from hyperbolic_clap.results.measures import Measures, match
 
 TOP = 5  # predictions shown of each clip
@@ -104,12 +104,11 @@ def about(file: Results) -> dict:
     """What was run, as the results file tells it."""
     info, model = file.info, file.info["model"]
     counts = info.get("clips") if isinstance(info.get("clips"), dict) else {}
-    stored = info.get("arguments") if isinstance(info.get("arguments"), dict) else {}
     command = info.get("command") if isinstance(info.get("command"), list) else []
     return describe(file) | {
         "command": " ".join(map(str, command)),
         "time": info.get("time"),
-        "seed": stored.get("seed"),
+        "training": training_words(model),
         "device": info.get("device"),
         "prompt": model.get("prompt"),
         "epoch": model.get("epoch"),

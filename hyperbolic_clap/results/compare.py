@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
 from hyperbolic_clap.metrics.superclasses import INNER
-from hyperbolic_clap.results.files import AT_K, ORDER, RADII, SAME, Results
+from hyperbolic_clap.results.files import AT_K, ORDER, RADII, SAME, Results, training_words
 from hyperbolic_clap.results.groups import group_by_seed, group_notes, group_table, training_of, with_baseline
 from hyperbolic_clap.results.measures import Measures, PerClass, gain_of_subtrees, match, paired_intervals
 
@@ -70,6 +70,7 @@ def compare(files: list[Results], config: CompareConfig) -> dict:
     own = [np.flatnonzero(file.valid) for file in files]
     pairs = [common(base, file) for file in files[1:]]
     figures = all_figures(files, own, pairs, k, tree, config)
+    notes += [f"{file.label} was trained with {told}" for file in files if (told := training_words(file.info["model"]))]
     every, tables, classes = [], [], []
     for f, file in enumerate(files):
         found = figures[f, own[f].tobytes()]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from hyperbolic_clap.metrics.classification import ACCURACY_RANKS
 from hyperbolic_clap.metrics.superclasses import INNER
+from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_atomic
 from hyperbolic_clap.reading.labels import ClassList
@@ -77,6 +78,22 @@ class Results:
     def valid(self) -> np.ndarray:
         """(N,) bool: clips with a true class, the ones that metrics are about."""
         return self.targets.any(axis=1)
+
+
+def training_words(model: dict) -> str | None:
+    """How a projector was trained, in words: seed, epoch, clips, and what is not at its default; None if not told.
+
+    model: the model_info of a results file, which may be of another program.
+    """
+    training, defaults = _dictionary(model, "training"), asdict(TrainConfig())
+    if not training:
+        return None
+    clips = _dictionary(training, "clips")
+    known = {"seed": training.get("seed"), "epoch": training.get("epoch")}
+    known |= {f"{part} clips": clips.get(part) for part in ("train", "validation")}
+    known |= {name: training[name] for name in defaults if name != "seed" and training.get(name, defaults[name])
+              != defaults[name]}  # fmt: skip
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items() if value is not None)
 
 
 def load(path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cache
 
 import torch
@@ -70,7 +71,7 @@ def fit(
     train, validation = split
     output.count(clips, train, validation)
     audio, targets, text = (tensor.to(model.device) for tensor in clips.tensors())
-    about = _about(config, clips, train, model.embedder)
+    about = _about(config, clips, split, model.embedder)
     trainer = (CaptionTrainer if config.captions else Trainer)(config, audio, targets, text, train, validation)
     calibrated = not config.captions and not config.prototypes  # what prototypes add is no part of the logits
     done = output.resume(about, trainer)
@@ -85,18 +86,21 @@ def fit(
 
 
 def _about(
-    config: TrainConfig, clips: EmbeddedClips | EmbeddedPairs, train: torch.Tensor, embedder: Embedder
-) -> Callable[[], dict]:
-    """What a checkpoint says of the models, prompt and data behind it, and its prototypes; made when it is asked for.
+    config: TrainConfig, clips: EmbeddedClips | EmbeddedPairs, split: tuple[torch.Tensor, torch.Tensor],
+    embedder: Embedder,
+) -> Callable[[], dict]:  # fmt: skip
+    """What a checkpoint says of models, prompt, settings and data behind it, and its prototypes; made when asked for.
 
     Hashing a million vectors takes seconds, so they are hashed beside the first steps.
     """
+    train, validation = split
     data = ThreadPoolExecutor(1).submit(fingerprint, *clips.tensors(), train)
 
     @cache
     def about() -> dict:
         encoder = embedder.encoder
-        kept: dict = {"text": config.text}
+        sizes = {"train": len(train), "validation": len(validation)}
+        kept: dict = {"text": config.text, "training": asdict(config) | {"clips": sizes}}
         if isinstance(clips, EmbeddedClips):
             audio, targets = clips.audio[train], clips.targets[train]
             kept["classes"] = clips.classes.names

@@ -11,7 +11,7 @@
       ["file", file.path], ["command", file.command && make("code", {}, file.command)], ["when", file.time],
       ["model", file.clap_model], ["projection", file.projection_checkpoint],
       ["similarity", file.similarity && file.similarity + (file.c ? `, c = ${file.c} (squared radius of the ball)` : "")],
-      ["dimensions", file.output_dim], ["epoch", file.epoch], ["seed", file.seed], ["prompt", file.prompt],
+      ["dimensions", file.output_dim], ["epoch", file.epoch], ["trained with", file.training], ["prompt", file.prompt],
       ["clips", `${file.clips}, ${file.valid} with a true class, ${file.classes} classes`],
       ["skipped rows", [...skipped, ...files].join("; ") || "none told"], ["device", file.device],
     ].filter(([, value]) => value !== null && value !== undefined && value !== "");
