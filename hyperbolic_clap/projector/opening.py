@@ -61,6 +61,8 @@ def open_pipeline(
 
 def class_list(encoder: EncoderConfig) -> ClassList:
     """The class list of a config; UserError if it cannot be read."""
+    if encoder.classes:
+        return ClassList.of(encoder.classes)
     return ClassList.read(encoder.class_labels or CLASS_LABELS)
 
 
