@@ -6,9 +6,12 @@
     python tag_sounds.py recording.wav --timeline --use-hyperbolic \\
         --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir labels
 
-WAV, FLAC, OGG, MP3, M4A and the like; folders with their sub-folders. Probabilities are the sigmoid of the trained
-logits, scaled on the validation clips when the projector was trained. Of each file the first 10 minutes count;
---timeline reads all of it, window by window, and writes NAME.csv and NAME.txt, the labels that Audacity imports.
+    python tag_sounds.py recording.wav sounds/ --classes "dog barking" "glass breaking" "rain"
+
+WAV, FLAC, OGG, MP3, M4A and the like; folders with their sub-folders. The last command needs no training: plain CLAP
+ranks the classes by cosine, and there are no probabilities. Those of a projector are the sigmoid of the trained logits,
+scaled on the validation clips when it was trained. Of each file the first 10 minutes count; --timeline reads all of it,
+window by window, and writes NAME.csv and NAME.txt, the labels that Audacity imports.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
 from hyperbolic_clap.plumbing.files import distinct, require_outputs, require_writable, write_atomic, write_json
 from hyperbolic_clap.plumbing.flags import (
     Parser,
+    add_classes_flag,
     add_model_flags,
     add_projector_flags,
     arguments,
@@ -45,6 +49,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("sounds", type=Path, nargs="+", help="sound files, or folders with them")
     add_model_flags(parser)
+    add_classes_flag(parser)
     add_projector_flags(parser)
     add = parser.add_argument
     add("--top-k", type=at_least(1), default=5, help="classes shown of each file (default: 5)")
@@ -68,22 +73,26 @@ def main(args: argparse.Namespace) -> None:
     files = find_sounds(args.sounds)
     model = open_model(encoder_config(args), projector_config(args))
     calibration = model.projector.calibration or None
-    if not calibration:
+    if model.projector.trained and not calibration:
         warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
     require_outputs([args.output_json], [*files_read(args), *files])
     if args.timeline:
         check_targets(args.output_dir, files)
-    found, skipped = (timelines if args.timeline else tags)(args, files, Tagger(model, args.branches))
+    tagger = Tagger(model, args.branches)
+    if tagger.reason:
+        log.info("ranked by cosine, since %s", tagger.reason)
+    found, skipped = (timelines if args.timeline else tags)(args, files, tagger)
     if args.output_json:
         info = describe_run(arguments(args), model.device, 1) | {"skipped": skipped}
         about = model.describe() | {"calibration": calibration}
-        write_json(args.output_json, {"test_info": info, "model_info": about, "files": found})
+        content = {"test_info": info, "model_info": about, "reasons": tagger.reasons, "files": found}
+        write_json(args.output_json, content)
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """UserError for flags that contradict each other, before anything is loaded."""
-    if args.projection_checkpoint is None:
-        raise UserError("tagging needs a trained projector, for its probabilities; give --projection-checkpoint")
+    if args.timeline and args.projection_checkpoint is None:
+        raise UserError("--timeline needs the probabilities of a trained projector; give --projection-checkpoint")
     if args.timeline and (args.hop > args.window or args.window > LONGEST):
         raise UserError(f"--window {args.window:g} must be {LONGEST:g} at most, and --hop {args.hop:g} at most that")
 
@@ -106,7 +115,7 @@ def check_targets(folder: Path, files: list[Path]) -> None:
 
 
 def tags(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict], dict]:
-    """The most probable classes of each file, on the terminal and for the JSON, and the files skipped by reason.
+    """The best classes of each file, on the terminal and for the JSON, and the files skipped by reason.
 
     UserError if no file can be used.
     """
@@ -117,10 +126,11 @@ def tags(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict
     if not used:
         raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")
     found = []
-    for path, probabilities in zip(used, tagger.probabilities(audio), strict=True):
-        best = tagger.best(probabilities, args.top_k)
-        log.info("%s: %s", path, ", ".join(f"{name} {value:.3f}" for name, value in best))
-        found.append({"file": str(path), "tags": [{"classname": n, "probability": float(v)} for n, v in best]})
+    shown = "similarity" if tagger.reason else "probability"
+    for path, similarity in zip(used, tagger.similarities(audio), strict=True):
+        best = tagger.best(similarity, args.top_k)
+        log.info("%s: %s", path, ", ".join(f"{tag['classname']} {tag[shown]:.3f}" for tag in best))
+        found.append({"file": str(path), "tags": best})
     return found, skipped.report()
 
 

@@ -21,6 +21,7 @@ from hyperbolic_clap.plumbing.errors import log
 from hyperbolic_clap.plumbing.files import require_outputs, stored_path, write_json
 from hyperbolic_clap.plumbing.flags import (
     Parser,
+    add_classes_flag,
     add_projector_flags,
     add_shared_flags,
     arguments,
@@ -37,6 +38,7 @@ def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
     """The command line of the manual; always_hyperbolic makes --use-hyperbolic a fact instead of a flag."""
     parser = Parser(doc)
     add_shared_flags(parser)
+    add_classes_flag(parser)
     add_projector_flags(parser, always_hyperbolic)
     add = parser.add_argument
     add("--num-samples", type=at_least(2), default=100, help="the first N usable clips (default: 100)")

@@ -65,6 +65,7 @@ def test_tags_of_a_folder(trained):
     (entry,) = content["files"]
     assert entry["file"].endswith("a.flac") and len(entry["tags"]) == 3
     values = [tag["probability"] for tag in entry["tags"]]
+    assert content["reasons"] == {} and all(tag["similarity"] < 0 for tag in entry["tags"])
     assert values == sorted(values, reverse=True) and all(0 < value < 1 for value in values)
     assert content["model_info"]["calibration"].keys() == {"slope", "shift", "clips"}
     assert "skipped 1 rows: undecodable audio" in done.stdout
@@ -122,9 +123,39 @@ def test_bad_input(trained, sounds, more, says):
     assert done.returncode == 2 and says in done.stderr
 
 
-def test_plain_cosine_has_no_probabilities(trained):
-    done = script("tag_sounds.py", trained[0] / "sounds", check=False)
-    assert done.returncode == 2 and "tagging needs a trained projector" in done.stderr
+def test_plain_clap_tags_as_it_tests(tmp_path):
+    names = ("dog barking", "glass breaking", "rain")
+    rows = tone_rows(6, names)
+    write_rows(tmp_path / "data", rows)
+    (tmp_path / "sounds").mkdir()
+    for row in rows:
+        (tmp_path / "sounds" / f"{row['video_id']}.flac").write_bytes(row["audio"]["bytes"])
+    shared = ("--cache-dir", tmp_path / "cache", "--classes", *names, "--output-json", tmp_path / "out.json")
+    done = script("tag_sounds.py", tmp_path / "sounds", *shared)
+    tagged = json.loads((tmp_path / "out.json").read_text())
+    assert tagged["reasons"]["probability"] in done.stdout and "rain -0." in done.stdout
+    script("test_clap_modelscope.py", "--parquet-dir", tmp_path / "data", *shared)
+    tested = json.loads((tmp_path / "out.json").read_text())
+    assert tested["test_info"]["class_names"] == list(names)
+    for entry, row in zip(tagged["files"], tested["predictions"], strict=True):
+        assert [(tag["classname"], tag["similarity"], tag["probability"]) for tag in entry["tags"]] == [
+            (best["classname"], best["similarity"], None) for best in row["top_k_predictions"]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--timeline",), "--timeline needs the probabilities of a trained projector"),
+        (("--classes", "Dog"), "'Dog' is one name; give two or more"),
+        (("--classes", "Dog", "dog "), "holds the name 'Dog' twice"),
+        (("--classes", "Dog", " "), "is empty"),
+        (("--classes", "Dog", "Cat", "--class-labels", "x.json"), "are two class lists; give one of them"),
+    ],
+)
+def test_what_plain_clap_and_names_on_the_line_refuse(trained, flags, says):
+    done = script("tag_sounds.py", trained[0] / "sounds", *flags, check=False)
+    assert done.returncode == 2 and says in done.stderr
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Probabilities of classes for sounds outside of any data set: of whole files, and along a recording."""
+"""Similarities and probabilities of classes for sounds outside of any data set: of files, and along a recording."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from hyperbolic_clap.projector.opening import Model
 
 
 class Tagger:
-    """A trained projector over a class list. branches: superclasses of AudioSet's tree are answered by subtrees."""
+    """A model over its class list. branches: superclasses of AudioSet's tree are answered by subtrees.
+
+    reason: why it has no probabilities, None where it has.
+    """
 
     def __init__(self, model: Model, branches: bool):
         self.projector, self.embedder, self.names = model.projector, model.embedder, model.classes.names
+        self.reason = None if self.projector.trained else "plain cosine has no trained logit scale and bias"
         self.text = self._vectors(self.names)
         tree = audioset()
         expands = branches and tree.find(self.names)[0] is not None
@@ -29,19 +33,33 @@ class Tagger:
     def _vectors(self, names: list[str]) -> torch.Tensor:
         return self.projector.text(self.embedder.texts_of(names))
 
-    def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
-        """(N, embed_dim) audio embeddings -> (N, M) probabilities of the classes."""
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What is null, and why, for the JSON."""
+        return {"probability": self.reason} if self.reason else {}
+
+    def similarities(self, embeddings: torch.Tensor) -> np.ndarray:
+        """(N, embed_dim) audio embeddings -> (N, M) similarities to the classes."""
         audio = self.projector.audio(embeddings)
         similarity = self.projector.compare(audio, self.text)
         similarity = self.projector.with_prototypes(similarity, embeddings, self.names).clone()
         for i, (text, members) in self.branches.items():
             below = self.projector.with_prototypes(self.projector.compare(audio, text), embeddings, members)
             similarity[:, i] = log_sum_exp(below, self.projector.logit_scale_value).to(similarity.dtype)
-        return self.projector.probability(similarity.cpu().numpy())
+        return similarity.cpu().numpy()
 
-    def best(self, probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes of (M,) probabilities."""
-        return [(self.names[i], probabilities[i]) for i in np.argsort(-probabilities, kind="stable")[:k]]
+    def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
+        """(N, embed_dim) audio embeddings -> (N, M) probabilities of the classes, of a trained projector."""
+        return self.projector.probability(self.similarities(embeddings))
+
+    def best(self, similarity: np.ndarray, k: int) -> list[dict]:
+        """{classname, similarity, probability} of the k best of (M,) similarities; probability None where `reason`."""
+        order = np.argsort(-similarity, kind="stable")[:k]
+        values = [None] * len(order) if self.reason else map(float, self.projector.probability(similarity[order]))
+        return [
+            {"classname": self.names[i], "similarity": float(similarity[i]), "probability": value}
+            for i, value in zip(order, values, strict=True)
+        ]
 
     def timeline(self, path: Path, window: float, hop: float, threshold: float) -> list[dict]:
         """{start, end, classname, probability} where a class is at least that probable, by their start.

@@ -40,13 +40,15 @@ class EncoderConfig:
     """The frozen model, what it is asked, and where its vectors are kept.
 
     checkpoint: a local folder or a ModelScope id. class_labels: a JSON of class name -> index, None: AudioSet's 527.
-    prompts: templates of a class text, None: the projector's or the default. batch_size: windows at a time on CUDA.
-    workers: decoding threads, None: one for each core. cache_dir: None: the user's cache folder.
+    classes: the names themselves instead. prompts: templates of a class text, None: the projector's or the default.
+    batch_size: windows at a time on CUDA. workers: decoding threads, None: one for each core. cache_dir: None: the
+    user's cache folder.
     """
 
     checkpoint: str = DEFAULT_CHECKPOINT
     device: str = "cuda:0"
     class_labels: Path | None = None
+    classes: tuple[str, ...] | None = None
     prompts: tuple[str, ...] | None = None
     batch_size: int = 32
     workers: int | None = None

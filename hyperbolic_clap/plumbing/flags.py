@@ -100,6 +100,15 @@ def is_utf8(text: str) -> bool:
     return text.isascii() or text.encode("utf-8", "replace").decode() == text
 
 
+def class_name(text: str) -> str:
+    """The name of a class, or another text that classes are compared with: UTF-8, and not empty."""
+    if not is_utf8(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8")
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; a class needs a name")
+    return text.strip()
+
+
 def template(text: str) -> str:
     """A prompt template: one line that holds {label}, where the class name goes."""
     if not is_utf8(text):
@@ -139,6 +148,12 @@ def add_projector_flags(parser: argparse.ArgumentParser, always_hyperbolic: bool
     )
     add("--temperature", type=positive, default=None, help="only checked, the checkpoint's own is used")
     add("--prototypes", type=not_negative, default=None, metavar="B", help="only checked, as --c is")
+
+
+def add_classes_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag of scripts to which a few classes can be named on the line, in the place of --class-labels."""
+    parser.add_argument("--classes", type=class_name, nargs="+", default=None, metavar="NAME",
+        help="the class list itself, a few names, instead of --class-labels")
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -205,11 +220,15 @@ def data_config(args: argparse.Namespace) -> DataConfig:
 
 
 def encoder_config(args: argparse.Namespace) -> EncoderConfig:
-    """The flags of add_model_flags; UserError for a file of prompts that cannot be used."""
+    """The flags of add_model_flags; UserError for prompts or classes that cannot be used."""
+    classes = getattr(args, "classes", None)
+    if classes and args.class_labels:
+        raise UserError(f"--classes and --class-labels {args.class_labels} are two class lists; give one of them")
     return EncoderConfig(
         checkpoint=args.checkpoint,
         device=args.device,
         class_labels=args.class_labels,
+        classes=tuple(classes) if classes else None,
         prompts=_prompts(args.prompt, args.prompt_file),
         batch_size=args.encode_batch_size,
         workers=args.workers,

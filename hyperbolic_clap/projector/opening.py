@@ -67,9 +67,12 @@ def class_list(encoder: EncoderConfig, projector: Projector) -> ClassList:
 
     A projector meets classes that it was not trained on as CLAP itself does, zero-shot: it is said how many they are.
     """
-    if encoder.class_labels is None and projector.classes:
+    if encoder.classes:
+        classes = ClassList.of(encoder.classes)
+    elif encoder.class_labels is None and projector.classes:
         return ClassList(projector.classes)
-    classes = ClassList.read(encoder.class_labels or CLASS_LABELS)
+    else:
+        classes = ClassList.read(encoder.class_labels or CLASS_LABELS)
     if new := projector.new_classes(classes.names):
         facts = len(new), len(classes), projector.path, "; ".join(new[:3])
         log.info("%d of %d classes are new to %s (%s), which meets them zero-shot", *facts)

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,6 +61,16 @@ class ClassList:
         if twice := [key for key, count in counts.items() if count > 1]:
             raise UserError(f"--class-labels {path} holds the index or name {twice[0]!r} twice; each must occur once")
         return cls(names)
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> ClassList:
+        """The class list of the names themselves, in their order; UserError if it is one name, or holds one twice."""
+        if len(names) < 2:
+            raise UserError(f"--classes {names[0]!r} is one name; give two or more, which are compared")
+        counts = Counter(map(normalise, names))
+        if twice := [name for name in names if counts[normalise(name)] > 1]:
+            raise UserError(f"--classes holds the name {twice[0]!r} twice; each must occur once")
+        return cls(list(names))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -32,7 +32,7 @@ def stored_configs(file: Results) -> tuple[DataConfig, EncoderConfig, Path | Non
     """What a results file was made of, and its projector's path; UserError if it does not say.
 
     A relative path is looked for from here, then from the results file's folder and the folders above it. What the file
-    does not name is at its default; the prompts are the file's own.
+    does not name is at its default; the class list and the prompts are the file's own.
     """
     stored = file.info.get("arguments")
     if not isinstance(stored, dict) or not isinstance(stored.get("parquet_dir"), str):
@@ -41,13 +41,13 @@ def stored_configs(file: Results) -> tuple[DataConfig, EncoderConfig, Path | Non
     def path(name: str) -> Path | None:
         return find(str(stored[name]), file.path) if stored.get(name) else None
 
-    labels, checkpoint = path("class_labels"), str(stored.get("checkpoint", DEFAULT_CHECKPOINT))
+    checkpoint = str(stored.get("checkpoint", DEFAULT_CHECKPOINT))
     local, prompt = find(checkpoint, file.path), file.info["model"].get("prompt")
     plain = EncoderConfig()
     encoder = EncoderConfig(
         checkpoint=str(local) if local.is_dir() else checkpoint,
         device=stored.get("device", plain.device),
-        class_labels=labels if labels and labels.is_file() else None,
+        classes=tuple(file.names),
         prompts=tuple(prompt.split("\n")) if isinstance(prompt, str) else None,
         batch_size=stored.get("encode_batch_size", plain.batch_size),
         workers=stored.get("workers"),
@@ -79,8 +79,8 @@ def rebuild(file: Results, known: dict[tuple[DataConfig, EncoderConfig], Embedde
         known[data, encoder] = pipeline.embed(skip_unlabelled)
     clips = known[data, encoder]
     audio, ids, names = clips.audio, clips.rows.video_ids, clips.classes.names
-    if ids != [video for video, _ in file.keys] or names != file.names:
-        raise UserError(f"{data.parquet_dir} no longer holds the clips and classes of {file.label}")
+    if ids != [video for video, _ in file.keys]:
+        raise UserError(f"{data.parquet_dir} no longer holds the clips of {file.label}")
     rebuilt = Rebuilt(projector, projector.audio(audio), projector.text(clips.text))
     if file.depth:
         scores = projector.with_prototypes(projector.compare(rebuilt.audio, rebuilt.text), audio, names)
