@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
@@ -29,6 +31,10 @@ def is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
+def _is_number_or_null(kind: pa.DataType) -> bool:
+    return is_number(kind) or pa.types.is_null(kind)
+
+
 def _innermost(kind: pa.DataType) -> pa.DataType:
     """The type of what a (nested) list or dictionary type holds."""
     while _is_list(kind) or pa.types.is_dictionary(kind):
@@ -37,10 +43,8 @@ def _innermost(kind: pa.DataType) -> pa.DataType:
 
 
 def may_hold_audio(kind: pa.DataType) -> bool:
-    inner = _innermost(kind)
-    if _is_list(kind):
-        return is_number(inner) or pa.types.is_null(inner)
-    return _is_binary(inner) or pa.types.is_struct(kind) or pa.types.is_null(kind)
+    """Whether a column of this type may hold audio: one of FORMS, or a struct or nothing that says no more."""
+    return pa.types.is_struct(kind) or pa.types.is_null(kind) or any(form.fits(kind) for form in FORMS.values())
 
 
 def holds_samples(kind: pa.DataType) -> bool:
@@ -106,13 +110,18 @@ def _begins_a_file(start: bytes) -> bool:
 
 def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
     """Encoded bytes, or samples of shape (samples,) or (channels, samples) in their number type; else None."""
-    if not cell.is_valid:
-        return None
-    if not _is_list(cell.type):
-        if _is_binary(cell.type):
-            return cell.as_buffer()[:MAX_BYTES].to_pybytes()  # without a copy of the whole
-        value = plain(cell)
-        return value[:MAX_BYTES] if isinstance(value, bytes) else None
+    form = next((form for form in FORMS.values() if form.fits(cell.type)), None)
+    return form.read(cell) if form and cell.is_valid else None
+
+
+def _read_bytes(cell: pa.Scalar) -> bytes | None:
+    if _is_binary(cell.type):
+        return cell.as_buffer()[:MAX_BYTES].to_pybytes()  # without a copy of the whole
+    value = plain(cell)
+    return value[:MAX_BYTES] if isinstance(value, bytes) else None
+
+
+def _read_samples(cell: pa.Scalar) -> np.ndarray | None:
     values = cell.values
     if is_number(values.type):
         return values.to_numpy(zero_copy_only=False)
@@ -122,3 +131,17 @@ def _content(cell: pa.Scalar) -> bytes | np.ndarray | None:
     if len(lengths.unique()) > 1:
         return None
     return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of an audio cell. fits: whether a type may hold it. read: a valid cell -> bytes, samples or None."""
+
+    fits: Callable[[pa.DataType], bool]
+    read: Callable[[pa.Scalar], bytes | np.ndarray | None]
+
+
+FORMS = {
+    "encoded bytes": Form(lambda kind: not _is_list(kind) and _is_binary(_innermost(kind)), _read_bytes),
+    "samples": Form(lambda kind: _is_list(kind) and _is_number_or_null(_innermost(kind)), _read_samples),
+}
