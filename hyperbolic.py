@@ -357,7 +357,7 @@ class HyperbolicProjector(torch.nn.Module):
         self.linear = torch.nn.Linear(embed_dim, output_dim)
         torch.nn.init.eye_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)
-        # c = base_c exp(log_c_change): positive whatever the optimiser does, and exactly base_c at the start.
+        # c = base_c exp(log_c_change): positive after every step, and exactly base_c at the start.
         self.log_c_change = torch.nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=learn_c)
 
     @property

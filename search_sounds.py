@@ -5,8 +5,8 @@
     python search_sounds.py Animal --like my_dog.wav --parquet-dir ./Datasets/AudioSet/eval --use-hyperbolic \\
         --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --save-audio found
 
-A text goes into the prompt as a class name does. A text that is an inner class of AudioSet's tree, such as Animal, is
-answered by all the texts of its branch (--no-branches: by its own). The search is exact. Clips need no labels; clips
+A text goes into the prompt as a class name does. A superclass of AudioSet's tree, such as Animal, is answered by
+all the texts of its subtree (--no-branches: by its own). The search is exact. Clips need no labels; clips
 that the embedding cache knows are not encoded again.
 """
 
@@ -48,7 +48,7 @@ def parser() -> Parser:
     add("--num-samples", type=at_least(1), default=None, help="search among the first N usable clips (default: all)")
     add("--top-k", type=at_least(1), default=10, help="clips found for each query (default: 10)")
     add("--branches", action=argparse.BooleanOptionalAction, default=True,
-        help="answer an inner class of AudioSet's tree by the texts of its branch (default: on)")
+        help="answer a superclass of AudioSet's tree by the texts of its subtree (default: on)")
     add("--output-json", type=Path, default=None, help="also write what was found as JSON")
     add("--save-audio", type=Path, default=None, metavar="DIR", help="also write the found clips as WAV files")
     return parser

@@ -40,7 +40,7 @@ def embed_clips(
     """Each clip, in order and without its audio, with its key in the cache, or with the reason why it has none.
 
     Whatever is not in the cache is encoded and added to it, at the latest when the iteration ends. skip_reason: (how
-    many labels, how many of them of the class list) -> why a clip cannot be used whatever its audio, or None. done:
+    many labels, how many of them of the class list) -> why its labels forbid a clip, or None. done:
     called after every clip.
     """
     workers = workers or cores()

@@ -1,4 +1,4 @@
-"""Which class is true of which clip, in bits: an eighth of the matrix, of which a training step takes a few rows."""
+"""Multi-hot targets in bits: an eighth of the matrix, of which a training step takes a few rows."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is known of a folder's rows, and finding out the rest: only what is new is read, hashed, decoded and encoded.
 
-For each file the table keeps every row's content key, or the reason why its audio is of no use; labels and ids are
+For each file the table keeps every row's content key, or the reason why its audio cannot be used; labels and ids are
 always read from the file's own columns, which are small, so another class list finds the same keys.
 """
 
@@ -93,7 +93,7 @@ def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: 
                 part.keys, part.state = keys[span.start : span.stop].copy(), state[span.start : span.stop].copy()
                 part.reasons, part.rows = reasons, rows
     except (ValueError, *UNREADABLE):
-        pass  # it is read as if nothing was known, and what is wrong with it is told then
+        pass  # it is read as if nothing was known, and what is wrong with it is reported then
     return part
 
 

@@ -21,7 +21,7 @@ from hyperbolic_clap.plumbing.files import write_atomic
 
 FORMAT = "2"
 ROWS_AT_ONCE = 512  # rows that are read at once: 1 MiB of 512 dimensions stays in a core's cache until it is copied
-GAP = 2  # unwanted rows that are read along rather than begin anew after them
+GAP = 2  # rows nobody asked for that are read along rather than begin anew after them
 
 
 class Damage(ValueError):
@@ -106,7 +106,7 @@ class Segment:
         return out
 
     def find(self, prefix: np.ndarray, places: np.ndarray, keys: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Look for the keys (n, 32) at `places` (m,), `prefix` being their heads, ascending; vectors go to out (n, D).
+        """Look for the keys (n, 32) at `places` (m,), `prefix` being their key_prefixes; vectors go to out (n, D).
 
         -> (m,) bool, which were found and passed their check.
         """

@@ -243,7 +243,7 @@ class EmbeddingCache:
                     parts = [self.segments[path].read() for path in group]
                     keys, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
                 except (OSError, ValueError):
-                    continue  # told when they are asked for
+                    continue  # reported when they are asked for
                 if not len(keys) or self._write(keys, vectors):
                     self._remove(group)
 

@@ -63,7 +63,7 @@ class ProjectorConfig:
     """What compares audio with text. path: a .pth file, an exported folder or its ModelScope id; None: plain cosine.
 
     use_hyperbolic: whether a similarity with a curvature is expected; c, temperature, prototypes: what the checkpoint
-    must hold. None: whatever it holds.
+    must hold. None: any.
     """
 
     path: Path | None = None

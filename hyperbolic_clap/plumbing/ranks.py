@@ -201,4 +201,4 @@ class Progress:
         return self
 
     def __exit__(self, *error) -> None:
-        self.bar.close()  # its line ends before an error is told
+        self.bar.close()  # its line ends before an error is reported

@@ -5,7 +5,7 @@
     config.json         every other value under its name in the checkpoint, with the SHA-256 of model.safetensors
     configuration.json  what ModelScope reads
 
-Fields of the checkpoint travel along whatever they are called; what is read back is what was written, to the last bit.
+All fields of the checkpoint travel along; what is read back is what was written, to the last bit.
 """
 
 from __future__ import annotations

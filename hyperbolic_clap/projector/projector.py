@@ -149,7 +149,7 @@ class Projector:
 def open_projector(config: ProjectorConfig, device: torch.device) -> Projector:
     """The projector of a config.
 
-    UserError if the config contradicts the checkpoint; a warning if plain cosine has no use for a value of it.
+    UserError if the config contradicts the checkpoint; a warning for a value that plain cosine does not use.
     """
     projector = Projector(config.path, device)
     if config.prototypes is not None and not math.isclose(config.prototypes, projector.prototypes, rel_tol=1e-5):

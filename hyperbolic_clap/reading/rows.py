@@ -109,7 +109,7 @@ class Rows:
 
     @property
     def targets(self) -> np.ndarray:
-        """(N, M) bool: which class is true of which row."""
+        """(N, M) bool, multi-hot."""
         targets = np.zeros((len(self), len(self.classes)), bool)
         targets[self.matches] = True
         return targets

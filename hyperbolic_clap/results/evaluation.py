@@ -21,11 +21,11 @@ from hyperbolic_clap.reading.rows import Rows
 from hyperbolic_clap.results.retrieval import WAYS
 
 
-def evaluate(material: EmbeddedClips, projector: Projector, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
+def evaluate(clips: EmbeddedClips, projector: Projector, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
     """What --save-scores keeps (results/files.py), and what the results JSON says of it."""
-    audio, text, tree = projector.audio(material.audio), projector.text(material.text), audioset()
-    names, targets = material.classes.names, material.targets.numpy()
-    scores = projector.with_prototypes(projector.compare(audio, text), material.audio, names).cpu().numpy()
+    audio, text, tree = projector.audio(clips.audio), projector.text(clips.text), audioset()
+    names, targets = clips.classes.names, clips.targets.numpy()
+    scores = projector.with_prototypes(projector.compare(audio, text), clips.audio, names).cpu().numpy()
     warn_if_alike(scores)
     best = scores.argmax(axis=1)
 
@@ -38,49 +38,49 @@ def evaluate(material: EmbeddedClips, projector: Projector, top_k: int) -> tuple
         scaled = projector.probability(scores) if projector.calibration else None
         return calibration_metrics(projector.probability(scores, False), scaled, targets)
 
-    found, failed = defined_or_null({"inner": lambda: of_superclasses(material, projector, scores, tree)})
+    found, failed = defined_or_null({"inner": lambda: of_superclasses(clips, projector, scores, tree)})
     inner = found["inner"] or {}
     figures, reasons = defined_or_null({
         "similarity_stats": lambda: similarity_stats(scores),
         "metrics": lambda: metrics(scores, targets, top_k),
         "ontology": of_tree,
     } | ({"calibration": of_probabilities} if projector.trained else {}))
-    listed = predictions(scores, material.rows, names, top_k)
+    listed = predictions(scores, clips.rows, names, top_k)
     figures |= {"reasons": failed | reasons, "predictions": listed}
     return {"scores": scores, "targets": targets} | inner, figures
 
 
 def of_superclasses(
-    material: EmbeddedClips, projector: Projector, scores: np.ndarray, tree: Ontology
+    clips: EmbeddedClips, projector: Projector, scores: np.ndarray, tree: Ontology
 ) -> dict[str, np.ndarray]:
     """The tensors of `superclass_similarities`; {} where a class of the list is not in the tree.
 
     scores: the (N, M) similarities to the class list.
     """
-    nodes, _ = tree.find(material.classes.names)
+    nodes, _ = tree.find(clips.classes.names)
     if nodes is None:
         return {}
     others = np.setdiff1d(np.arange(1, len(tree.names)), nodes)
     every = torch.empty(len(scores), len(tree.names), dtype=torch.float64)
     every[:, nodes] = torch.from_numpy(scores).double()
     if len(others):
-        text = projector.text(material.texts_of([tree.names[i] for i in others]))
-        every[:, others] = projector.compare(projector.audio(material.audio), text).cpu().double()
-    return superclass_similarities(every, material.targets.numpy(), nodes, tree, projector.logit_scale_value)
+        text = projector.text(clips.texts_of([tree.names[i] for i in others]))
+        every[:, others] = projector.compare(projector.audio(clips.audio), text).cpu().double()
+    return superclass_similarities(every, clips.targets.numpy(), nodes, tree, projector.logit_scale_value)
 
 
-def evaluate_retrieval(material: EmbeddedPairs, projector: Projector) -> dict:
+def evaluate_retrieval(pairs: EmbeddedPairs, projector: Projector) -> dict:
     """metrics of both directions, and every clip's captions, ranks and average precisions, for the results JSON."""
-    audio, text = project(projector, material.audio), projector.text(material.text)
-    found = retrieve(projector.compare, audio, text, material.pairs)
-    starts = np.searchsorted(material.pairs[:, 0], np.arange(len(audio) + 1))
-    ids = zip(material.rows.sample_ids.tolist(), material.rows.video_ids, strict=True)
+    audio, text = project(projector, pairs.audio), projector.text(pairs.text)
+    found = retrieve(projector.compare, audio, text, pairs.pairs)
+    starts = np.searchsorted(pairs.pairs[:, 0], np.arange(len(audio) + 1))
+    ids = zip(pairs.rows.sample_ids.tolist(), pairs.rows.video_ids, strict=True)
     (rank_of_text, precision_of_text), (rank_of_clip, precision_of_clip) = (found[way] for way in WAYS)
     clips = [
         {
             "sample_id": sample_id,
             "video_id": video_id,
-            "captions": [material.texts[i] for i in material.pairs[start:end, 1]],
+            "captions": [pairs.texts[i] for i in pairs.pairs[start:end, 1]],
             "text_to_audio_rank": rank_of_text[start:end].tolist(),
             "text_to_audio_AP@10": precision_of_text[start:end].tolist(),
             "audio_to_text_rank": int(rank_of_clip[i]),
