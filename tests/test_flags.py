@@ -39,7 +39,11 @@ MODEL = {  # flags of scripts that embed sounds
 SHARED = MODEL | {
     "--parquet-dir": "test_cache.py::test_changed_content_misses_and_renamed_files_hit",
     "--skip-bad-files": "test_scripts.py::test_skipped_files_are_in_the_log_and_the_json",
+    "--audio-column": "test_columns.py::test_the_flags_reach_every_script_and_the_table_of_files",
+    "--label-column": "test_columns.py::test_the_flags_reach_every_script_and_the_table_of_files",
+    "--id-column": "test_columns.py::test_the_flags_reach_every_script_and_the_table_of_files",
 }
+NAMED = {"--classes": "test_tagging.py::test_plain_clap_tags_as_it_tests"}
 PROJECTOR = {
     "--use-hyperbolic": "test_scripts.py::test_both_ways_to_hyperbolic_agree_and_repeat",
     "--projection-checkpoint": "test_scripts.py::test_both_ways_to_hyperbolic_agree_and_repeat",
@@ -48,7 +52,7 @@ PROJECTOR = {
     "--prototypes": "test_training_flags.py::test_prototypes_from_training_to_results",
 }
 SECOND = "test_second_training.py::test_equals_the_second_training"
-TESTING = SHARED | PROJECTOR | {
+TESTING = SHARED | PROJECTOR | NAMED | {
     "--class-labels": Run(("--class-labels", "{home}/four.json"), ("predictions",)),
     "--prompt": Run(("--prompt", "The noise of {label}"), ("model_info.prompt", "similarity_stats.mean")),
     "--prompt-file": Run(("--prompt-file", "{home}/prompts.txt"), ("model_info.prompt", "similarity_stats.mean")),
@@ -76,6 +80,9 @@ COMPARED = {
     "--classes": "test_compare.py::test_classes_that_changed_are_listed_with_their_clips",
     "--min-clips": Run(("--min-clips", 1), ("classes",)),
     "--class-labels": "test_compare.py::test_a_file_of_another_program_is_recomputed_where_it_can_be",
+    "--group-by": "test_compare_many.py::test_means_over_seeds_by_hand",
+    "--baseline": "test_compare_many.py::test_another_baseline_comes_first",
+    "--csv": "test_compare_many.py::test_a_row_for_each_file_as_csv",
 }
 FLAGS = {
     "train_hyperbolic_clap.py": SHARED | dict.fromkeys(
@@ -91,7 +98,7 @@ FLAGS = {
         "--log-to": "test_tracking.py::test_tensorboard_holds_every_figure",
     },
     "test_clap_modelscope.py": TESTING,
-    "test_hyperbolic_clap_modelscope.py": {n: v for n, v in (SHARED | PROJECTOR | {
+    "test_hyperbolic_clap_modelscope.py": {n: v for n, v in (SHARED | PROJECTOR | NAMED | {
         "--num-samples": "test_scripts.py::test_num_samples_takes_the_first_usable_clips",
         "--output-json": "test_scripts.py::test_results_json",
         "--save-scores": "test_training_flags.py::test_prototypes_from_training_to_results",
@@ -125,7 +132,7 @@ FLAGS = {
         "--output-json": Run((), (), ("out.json",)),
         "--save-audio": Run(("--save-audio", "{home}/found"), (), ("found",)),
     },
-    "tag_sounds.py": MODEL | PROJECTOR | {
+    "tag_sounds.py": MODEL | PROJECTOR | NAMED | {
         "sounds": Run(("{home}/b.wav",), ("files",)),
         "--top-k": Run(("--top-k", 1), ("files",)),
         "--branches": "test_tagging.py::test_tags_of_a_folder",
