@@ -6,7 +6,7 @@ DEMO := demo/out
 TEST_FLAGS := --parquet-dir demo/data/eval --num-samples 1000 --checkpoint CLAP/tiny --device cpu
 BEST = $$(ls $(DEMO)/checkpoints/best_projection_epoch_*.pth)
 
-.PHONY: demo test test-cuda clean
+.PHONY: demo test test-cuda mutants clean
 
 $(VENV)/installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,13 @@ test: $(VENV)/installed-dev
 # On a machine with a GPU: the tests that need one, each with its measured figures.
 test-cuda: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/test_cuda.py -n 0 -rsP
+
+# Mistakes put into the code one at a time, each to be noticed: a list made by hand, then a sample of what cosmic-ray
+# makes, by room. Can be broken off and goes on where it was; on two quiet cores about SAYTIME.
+SAMPLE ?= 12
+mutants: $(VENV)/installed-dev
+	$(BIN)/python tests/mutants.py
+	$(BIN)/python tests/mutants.py --tool $(SAMPLE)
 
 clean:
 	rm -rf $(VENV) demo/data $(DEMO)

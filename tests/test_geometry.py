@@ -282,6 +282,17 @@ def test_points_on_and_over_the_boundary(dtype):
     assert distance(saturated, saturated.flip(0), 1.0).isfinite().all()
 
 
+@pytest.mark.parametrize("c", [1e-4, 0.01, 100.0, 1e6])
+def test_the_boundary_is_where_c_says(c):
+    """The last float64 radius inside, whatever c: artanh(1 - 2^-53) R, and as for c = 1 but for the scale."""
+    radius = c**0.5
+    edge = torch.tensor([[radius, 0], [0, 2 * radius], [radius / 2, 0]], dtype=torch.float64)
+    last = radius * math.atanh(1 - 2**-53)
+    assert logmap0(edge, c).norm(dim=1).tolist() == pytest.approx([last, last, radius * math.atanh(0.5)], rel=1e-9)
+    for y in (edge.flip(0), -edge, edge / 3):
+        close(distance(edge, y, c), radius * distance(edge / radius, y / radius, 1.0), 1e-9)
+
+
 # Gradients
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -158,8 +159,10 @@ def test_trained_cosine_is_tested_without_the_flag(trained, tmp_path):
 def test_a_timestamped_file_without_output_json(trained, tmp_path):
     home, _ = trained
     script(TEST, "--parquet-dir", home / "data", "--cache-dir", home / "cache", cwd=tmp_path)
-    (path,) = tmp_path.glob("results_original_*.json")
-    json.loads(path.read_text())
+    (path,) = tmp_path.iterdir()
+    assert re.fullmatch(r"results_original_\d{8}_\d{6}\.json", path.name)
+    found, (_, named) = json.loads(path.read_text()), evaluate(home, TEST)
+    assert found["predictions"] == named["predictions"] and found["metrics"] == named["metrics"]
 
 
 def test_num_samples_takes_the_first_usable_clips(trained):

@@ -19,6 +19,7 @@ CLIPS = 37
 CEILING = (7,)  # settings whose logit scale starts just below its ceiling, and reaches it
 TOLERANCE = 2e-6  # of the largest logit, which is rounded to float32; 8e-7 is the most that was seen
 FIGURES = ["train_loss", "val_loss", "similarity_positives", "similarity_negatives", "logit_scale", "logit_bias", "c"]
+FAR = ["text_mean", "text_std", "text_boundary", "audio_mean", "audio_std", "audio_boundary"]  # distances from the root
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +154,12 @@ def second(s, audio, rows, embedded):
             right, wrong = right + found[truth].tolist(), wrong + found[~truth].tolist()
         figures = [total / len(train), val_loss / len(validation), np.mean(right), np.mean(wrong) if wrong else None]
         figures += [mean[2].exp().item(), mean[3].item(), s["c"] * mean[4].exp().item()]
+        edge = 2 * math.sqrt(figures[-1]) * math.atanh(0.99)
+        for far in (2 * r * (text @ mean[0].T + mean[1]).norm(dim=1).double(), torch.full([len(validation)], 2.0 * r)):
+            figures += [far.mean(), far.std(correction=0), (far > edge).double().mean()]
         recall = sum(recalls(forward(mean, validation, batch(validation)[0]), batch(validation)[1])) if captions else 0
         order = (-recall, np.float32(figures[1]) if share < 0.9 else 0)  # 0: all but averaged away, a tie
-        records.append(dict(zip([*FIGURES, "order"], [*figures, order], strict=True)))
+        records.append(dict(zip([*FIGURES, *FAR, "order"], [*figures, order], strict=True)))
         weights.append((mean, forward(mean, validation, batch(validation)[0]), batch(validation)[1]))
     return train, validation, records, weights
 
@@ -180,6 +184,8 @@ def settings(number: int) -> dict:
               "average_with_start": draw.choice([0.0, 0.3, 0.999999999999]),
               "prototypes": draw.choice([0.0, 0.5]) if text == "labels" else 0.0,
               "learn_c": s["similarity"] == "hyperbolic" and draw.random() < 0.4}  # fmt: skip
+    if number == 19:  # radii on both sides of what counts as near the boundary
+        s |= {"c": 0.01, "audio_radius": 0.1, "text_radius": 0.25}
     if number in CEILING:
         s |= {"logit_scale": 99.99, "similarity": "cosine", "learn_c": False, "average_with_start": 0.0,
               "temperature": 20.0, "learning_rate": 1e-4, "output_dim": 512}  # fmt: skip
@@ -203,6 +209,9 @@ def test_equals_the_second_training(number, material, tmp_path):
         # A bias common to all logits does nothing to a softmax: its gradient is rounding alone.
         for name in FIGURES if s["loss"] == "sigmoid" else [name for name in FIGURES if name != "logit_bias"]:
             assert got[name] == pytest.approx(want[name], rel=TOLERANCE, abs=TOLERANCE * size), (epoch, name)
+        for name in FAR:  # however the long name goes on between what it is of and what it says
+            (value,) = (got[key] for key in got if [key.split("_")[0], key.split("_")[-1]] == name.split("_"))
+            assert value == pytest.approx(float(want[name]), rel=1e-5, abs=1e-6), (epoch, name)
         content = torch.load(tmp_path / f"projection_epoch_{epoch}.pth", weights_only=True)
         check_calibration(s, content, mean, scores, truth)
     assert setup["best_epoch"] == 1 + min(range(len(records)), key=lambda i: records[i]["order"])
@@ -241,5 +250,5 @@ def test_the_settings_reach_what_they_are_for():
     """Among the fifty are the ceiling of the scale, a tie of epochs, short batches, captions and all switches."""
     all_of = [settings(number) for number in range(50)]
     for name in ("text", "loss", "similarity", "text_radius", "lr_schedule", "learn_c"):
-        assert len({s[name] for s in all_of}) == {"loss": 3}.get(name, 2), name
+        assert len({s[name] for s in all_of}) == {"loss": 3, "text_radius": 3}.get(name, 2), name
     assert any(s["average_with_start"] > 0.9 for s in all_of) and any(s["prototypes"] for s in all_of)

@@ -1,0 +1,405 @@
+"""Mistakes that people make, put into the code one at a time: each must be noticed by the tests named beside it.
+
+    python tests/mutants.py [--room training] [--jobs 2] [--anew]      the list below
+    python tests/mutants.py --tool 12 [--room training]               12 of each room that cosmic-ray makes
+
+cosmic-ray turns every operator and number, but does not swap training clips for validation clips; the list does. Each
+mutant is an edit that must apply, in a copy of the tree, and its tests run until the first fails. What was found is
+kept in .mutants/found.json for as long as neither the edited file nor the tests change, so a run can be broken off.
+It ends with a table by room, and with exit code 1 if a mutant of the list survives that is not known to change nothing,
+or more than a tenth of a room of the tool's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / ".mutants" / "found.json"
+SECONDS = 300  # of a core that the tests of one mutant may take; what loops for ever is noticed too
+
+
+class Mutant(NamedTuple):
+    """An edit of a file. tests: what must notice it. changes_nothing: why nothing can, '' else."""
+
+    room: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    changes_nothing: str = ""
+
+
+H = "hyperbolic_clap"
+SECOND, GEOMETRY, TRAINING = "test_second_training.py", "test_geometry.py", "test_training.py"
+LAWS, KEYS, GUARDS, FLAGS = "test_results_laws.py", "test_keys.py", "test_guards.py", "test_training_flags.py"
+MUTANTS = [Mutant(*line) for line in (
+    # Geometry
+    ("hyperbolic", "hyperbolic.py", "edge, radius = c * 2**-52", "edge, radius = 2**-52 * c / c", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "ratio.clamp(max=1 - 2**-53)", "ratio.clamp(max=1 - 2**-50)", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "near[k : k + PAIRS]", "near[k : k + PAIRS - 1]", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "NEAR = 1e-6", "NEAR = 1e-30", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "result = 2 * radius * (radius", "result = 2 * (radius", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "room = (c - a.square()", "room = (1 - a.square()", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "return length, length * 2 / radius", "return length, length / radius", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "return length, length * 2 / radius", "return length, length * 2 / radius**2",
+     GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "return -tangent_pairwise_distance(u, v, c) / temperature",
+     "return -tangent_pairwise_distance(u, v, c) * temperature", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "twist, near = turn - bend, None", "twist, near = turn + bend, None", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "along = (step * unit)", "along = 2 * (step * unit)", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "/ (2 * radius)).to(c.device)", "/ radius).to(c.device)", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "torch.finfo(dtype).max).clamp(min=1)", "torch.finfo(dtype).max).clamp(max=1)",
+     GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "near, log, span = a + b <= 600", "near, log, span = a + b <= 1600", GEOMETRY),
+    ("hyperbolic", "hyperbolic.py", "LIMIT = 1 / 0.07, 100.0", "LIMIT = 1 / 0.07, math.exp(100.0)", SECOND),
+    ("hyperbolic", "hyperbolic.py", "return loss / len(logits)", "return loss / logits.numel()", SECOND),
+    ("hyperbolic", "hyperbolic.py", "by_text.sum() / present.sum()", "by_text.sum() / len(present)", SECOND),
+    ("hyperbolic", "hyperbolic.py", "weights / weights.sum(1, keepdim=True)", "weights", SECOND),
+    ("hyperbolic", "hyperbolic.py", "self.bias.copy_(rate.logit() - ", "self.bias.copy_(rate.logit() + ", SECOND),
+    ("hyperbolic", "hyperbolic.py", "return self.audio_radius * projected", "return projected", SECOND),
+    # Training
+    ("training", f"{H}/training/calibration.py", "trainer.validation[:CLIPS]", "trainer.train[:CLIPS]", SECOND),
+    ("training", f"{H}/training/fit.py", "clips.audio[train], clips.targets[train]", "clips.audio, clips.targets",
+     SECOND),
+    ("training", f"{H}/training/trainer.py", "* 1_000_003 + epoch", "* 1_000_003", SECOND),
+    ("training", f"{H}/training/trainer.py", "            self.logit_scale.limit()\n", "", SECOND),
+    ("training", f"{H}/training/trainer.py", "total += loss.detach() * len(rows)",
+     "total += loss.detach() * self.config.batch_size", SECOND),
+    ("training", f"{H}/training/trainer.py",
+     'self.config.batch_size if self.config.loss == "contrastive" else VALIDATION_ROWS', "VALIDATION_ROWS", SECOND),
+    ("training", f"{H}/training/trainer.py", "targets) * len(rows)", "targets)", SECOND),
+    ("training", f"{H}/training/trainer.py", "2 * text.norm(dim=1)", "text.norm(dim=1)", f"{SECOND} {TRAINING}"),
+    ("training", f"{H}/training/trainer.py", "2 * math.sqrt(float(projector.c))", "2 * float(projector.c)", TRAINING),
+    ("training", f"{H}/training/trainer.py", "temperature=config.temperature,", "", SECOND),
+    ("training", f"{H}/training/trainer.py", "            c=config.c,\n", "", SECOND),
+    ("training", f"{H}/training/trainer.py", "audio_radius=config.audio_radius,\n            learn", "learn", SECOND),
+    ("training", f"{H}/training/trainer.py", "(epoch - 1 + (step - 1) / len(batches))", "(epoch + step / len(batches))",
+     SECOND),
+    ("training", f"{H}/training/trainer.py", "torch.lerp(*both, share)", "torch.lerp(*both, 1 - share)", SECOND),
+    ("training", f"{H}/training/trainer.py", "max(config.learning_rate, SCALE_LEARNING_RATE)", "config.learning_rate",
+     SECOND),
+    ("training", f"{H}/training/trainer.py", "self._restore_rates()  #", "self._set_rates(1)  #", FLAGS),
+    ("training", f"{H}/training/trainer.py", "for i, chosen in enumerate((targets, ~targets))",
+     "for i, chosen in enumerate((~targets, targets))", SECOND),
+    ("training", f"{H}/training/adam.py", '"betas": (0.9, 0.999)', '"betas": (0.9, 0.99)', SECOND),
+    ("training", f"{H}/training/adam.py", '"eps": 1e-8', '"eps": 1e-4', SECOND),
+    ("training", f"{H}/training/run_folder.py", "_order(figures) >= _order(self.best)",
+     "_order(figures) > _order(self.best)", SECOND),
+    ("training", f"{H}/training/run_folder.py", "return -sum(figures", "return sum(figures", SECOND),
+    ("training", f"{H}/training/run_folder.py", '- self.best["epoch"] >= patience', '- self.best["epoch"] > patience',
+     FLAGS),
+    ("training", f"{H}/training/split.py", "taken - sizes[order] / 2 <=", "taken <=", SECOND),
+    ("training", f"{H}/training/split.py", "manual_seed(seed)", "manual_seed(42)", SECOND),
+    ("training", f"{H}/training/split.py", "digest.update(part.contiguous().cpu().numpy())",
+     "digest.update(part.contiguous().cpu().numpy()[:1])", KEYS),
+    ("training", f"{H}/training/caption_trainer.py", "return self.config.batch_size", "return 1024", SECOND),
+    ("training", f"{H}/metrics/calibration.py", "(positive + 1) / (positive + 2), 1 / (negative + 2)", "1, 0", SECOND),
+    # Projector
+    ("projector", f"{H}/projector/prototypes.py", "targets[:, has].double().T @ directions",
+     "targets[:, has].double().T @ audio.double() ** 2", SECOND),
+    ("projector", f"{H}/projector/prototypes.py", "directions = torch.nn.functional.normalize(audio.double(), dim=1)",
+     "directions = audio.double() * torch.arange(1, 1 + len(audio))[:, None]", SECOND),
+    ("projector", f"{H}/projector/prototypes.py", "content[WEIGHT] * cosine", "cosine", FLAGS),
+    ("projector", f"{H}/projector/projector.py", 'self.calibration["slope"] * logits +', "logits +",
+     "test_tagging.py test_prompts.py"),
+    ("projector", f"{H}/projector/checkpoints.py", 'content["base_c"],\n', "1.0,\n",
+     "test_training.py test_scripts.py"),
+    ("projector", f"{H}/projector/checkpoints.py", 'content["audio_radius"],\n    )', "0.5,\n    )",
+     "test_training.py test_scripts.py test_sharing.py"),
+    # Metrics
+    ("metrics", f"{H}/metrics/classification.py", "if not np.isfinite(scores).all():", "if np.isnan(scores).any():",
+     LAWS),
+    ("metrics", f"{H}/metrics/weighted.py", "np.flatnonzero(targets.any(axis=0))",
+     "np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0))", LAWS),
+    ("metrics", f"{H}/metrics/bootstrap.py", "return min(resamples, FEWER, ", "return max(resamples, FEWER, ", LAWS),
+    ("metrics", f"{H}/metrics/bootstrap.py", "default_rng(seed)", "default_rng(0)", LAWS),
+    ("metrics", f"{H}/metrics/bootstrap.py", "[2.5, 97.5]", "[5, 95]", LAWS),
+    ("metrics", f"{H}/metrics/retrieval.py", "np.floor((total - 1) / 2), np.ceil((total - 1) / 2)",
+     "np.floor(total / 2), np.floor(total / 2)", LAWS),
+    ("metrics", f"{H}/metrics/retrieval.py", "(self.rank <= k)", "(self.rank < k)", LAWS),
+    ("metrics", f"{H}/metrics/retrieval.py", "(before < item[:, None])", "(before <= item[:, None])",
+     "test_retrieval_captions.py"),
+    ("metrics", f"{H}/metrics/classification.py", "np.where(first <= k, 1 / first, 0)", "1 / first", LAWS),
+    ("metrics", f"{H}/metrics/weighted.py", "where=b > 0", "where=b > 1", LAWS),
+    ("metrics", f"{H}/metrics/weighted.py", "share.sum(axis=1) / classes", "share.mean(axis=1)", LAWS),
+    ("metrics", f"{H}/metrics/calibration.py", "np.minimum((probabilities * BINS)", "np.maximum((probabilities * BINS)",
+     "test_tagging.py test_pictures.py test_grounds.py"),
+    # Results
+    ("results", f"{H}/results/retrieval.py", "for key in base.keys if key in place]",
+     "for key in place if key in base.keys]", LAWS),
+    ("results", f"{H}/results/retrieval.py", "if not clips or len(set(keys)) < len(keys):", "if not clips:", LAWS),
+    ("results", f"{H}/results/retrieval.py", "config.resamples, config.seed, width",
+     "config.resamples, 0, width", LAWS),
+    ("results", f"{H}/results/compare.py", "measures.resample(config.resamples, config.seed, done)",
+     "measures.resample(config.resamples, 0, done)", LAWS),
+    ("results", f"{H}/results/measures.py", "if a.keys[i][0]]  #", "]  #", LAWS),
+    ("results", f"{H}/results/measures.py", "if times[1][key] == 1}", "}", LAWS),
+    ("results", f"{H}/results/measures.py", "b[name][:count] - a[name][:count]",
+     "b[name][:count] - a[name][:count][::-1]", LAWS),
+    ("results", f"{H}/results/compare.py", "counts >= config.min_clips", "counts > config.min_clips", LAWS),
+    ("results", f"{H}/results/compare.py", "found if pair.whole else None", "found", LAWS),
+    # Store
+    ("store", f"{H}/embedding/store.py", "            self.last_write = time.monotonic()\n            if",
+     "            if", GUARDS),
+    ("store", f"{H}/embedding/store.py", "np.empty((len(keys), dim), np.float32), np.zeros(len(keys), bool)",
+     "np.zeros((len(keys), dim), np.float32), np.ones(len(keys), bool)", "test_cache.py"),
+    ("store", f"{H}/embedding/row_index.py", "(part.state == number) & ~part.transient", "part.state == number",
+     GUARDS),
+    ("store", f"{H}/embedding/row_index.py", 'if stat_token(span.file)["token"] == part.seen["token"]:', "if True:",
+     GUARDS),
+    ("store", f"{H}/embedding/segments.py", "(keys[order[1:]] != keys[order[:-1]]).any(axis=1)",
+     "(keys[order[1:]] != keys[order[:-1]]).all(axis=1)", "test_cache.py"),
+    ("store", f"{H}/embedding/files.py", "p.suffix.lower() in ENDINGS", "p.suffix in ENDINGS", GUARDS),
+    ("store", f"{H}/plumbing/file_index.py", "stat.st_ctime_ns, stat.st_ino", "stat.st_ctime_ns, 0", KEYS),
+    ("store", f"{H}/plumbing/file_index.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", KEYS),
+    # Fingerprints
+    ("fingerprints", "CLAP/encoder.py", """f"soxr {version('soxr')}",""", "", KEYS),
+    ("fingerprints", "CLAP/encoder.py", 'f"libsndfile {soundfile.__libsndfile_version__}",', "", KEYS),
+    ("fingerprints", "CLAP/encoder.py", """, f"tokenizers {version('tokenizers')}")""", ")", KEYS),
+    ("fingerprints", "CLAP/encoder.py", 'for library in ("torch", "transformers")', 'for library in ("torch",)', KEYS),
+    ("fingerprints", "CLAP/encoder.py", "facts += (self.device.type, ", "facts += (", KEYS),
+    ("fingerprints", "CLAP/encoder.py", ', f"autocast {self.autocast}")', ",)", KEYS),
+    ("fingerprints", "CLAP/encoder.py", 'f"preprocessing {PREPROCESSING}", ', "", KEYS),
+    ("fingerprints", "CLAP/checkpoint.py",
+     'self._sha256("config.json", self.settings_file, self.weights, *self.shards)',
+     'self._sha256("config.json", self.weights, *self.shards)', KEYS),
+    ("fingerprints", "CLAP/checkpoint.py", 'self._sha256("config.json", self.weights, *self.shards, *TEXT_FILES)',
+     'self._sha256("config.json", self.weights, *self.shards)', KEYS),
+    ("fingerprints", "data.py", "{self.audio.shape} {self.rate}", "{self.audio.shape}", KEYS),
+    ("fingerprints", "data.py", "{self.audio.shape} {self.rate}", "{self.rate}", KEYS),
+    ("fingerprints", "data.py", "{self.audio.dtype.str} ", "", KEYS),
+    ("fingerprints", f"{H}/embedding/texts.py", r'f"text\n{fingerprint}\n{text}"', r'f"text\n{text}"', KEYS),
+    ("fingerprints", f"{H}/embedding/texts.py", r'f"text\n{fingerprint}\n{text}"', r'f"encoded\n{text}"', KEYS),
+    ("fingerprints", f"{H}/plumbing/config.py", 'elsewhere = ("text", ', 'elsewhere = ("text", "seed", ', KEYS),
+    # Labels and rows
+    ("labels", f"{H}/reading/labels.py", ".casefold()", "", "test_labels.py"),
+    ("labels", f"{H}/reading/labels.py", "self.most_parts = 1 + max(", "self.most_parts = max(", "test_labels.py"),
+    ("labels", f"{H}/reading/labels.py", "range(min(len(parts), start + self.most_parts), start, -1)",
+     "range(start + 1, min(len(parts), start + self.most_parts) + 1)", "test_labels.py"),
+    ("labels", f"{H}/reading/labels.py", "key=lambda pair: pair[1])", "key=lambda pair: pair[0])", "test_labels.py "
+     "test_scripts.py"),
+    ("labels", f"{H}/reading/labels.py", "waiting += reversed(value)", "waiting += value", "test_labels.py"),
+    ("labels", f"{H}/reading/columns.py", "not given.null_count and numbers(compute(\"binary_length\", given)).all():",
+     "not given.null_count:", GUARDS),
+    # Plumbing and the page
+    ("plumbing", f"{H}/plumbing/files.py", "                os.fsync(file.fileno())", "                pass", GUARDS),
+    ("plumbing", f"{H}/plumbing/files.py", "            os.fsync(handle)\n", "            pass\n", GUARDS),
+    ("plumbing", f"{H}/plumbing/run.py", "    except BrokenPipeError:\n        return 1",
+     "    except BrokenPipeError:\n        return 0", GUARDS),
+    ("plumbing", f"{H}/plumbing/run.py", "kept\", 130)", "kept\", 1)", GUARDS),
+    ("page", f"{H}/reporting/page_assets/verdict.js", "!== LESS.includes(row.metric) : null", "!== false : null",
+     GUARDS),
+    ("page", f"{H}/reporting/page_assets/verdict.js", "entry.low > 0 || entry.high < 0", "entry.low > 0", GUARDS),
+)]  # fmt: skip
+
+
+# What the tool changes, and the tests that cover it.
+ROOMS = {
+    "hyperbolic": (["hyperbolic.py"], f"{GEOMETRY} {TRAINING} {SECOND}"),
+    "projector": ([f"{H}/projector"], f"{TRAINING} {FLAGS} test_sharing.py {SECOND} test_tagging.py test_scripts.py"),
+    "metrics": ([f"{H}/metrics"], f"{LAWS} test_evaluation.py test_compare.py test_retrieval_captions.py "
+                "test_ontology.py test_inner.py test_tagging.py test_grounds.py"),
+    "training": ([f"{H}/training"], f"test_adam.py {SECOND} {TRAINING} {FLAGS} test_tracking.py test_scripts.py"),
+    "store": ([f"{H}/embedding/store.py", f"{H}/embedding/segments.py"], f"{GUARDS} test_cache.py"),
+    "fingerprints": (["CLAP/checkpoint.py", f"{H}/embedding/texts.py", f"{H}/plumbing/file_index.py",
+                      f"{H}/training/split.py"], f"{KEYS} test_known.py test_encoder.py test_prompts.py {SECOND}"),
+    "labels": ([f"{H}/reading/labels.py"], "test_labels.py test_data.py"),
+}  # fmt: skip
+# Mutants of the tool that change nothing that a user could notice, by (file, changed line without space).
+CHANGE_NOTHING: dict[tuple[str, str], str] = {}
+
+
+def made_by_tool(room: str, count: int) -> list[Mutant]:
+    """The first `count` of a room's mutants in a random order that stays; not those that change a type or a text."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    places, tests = ROOMS[room]
+    files = [path for place in places for path in ((ROOT / place).glob("*.py") if "." not in place else [ROOT / place])]
+    known = []
+    for path in sorted(files):
+        nodes = list(ast_nodes(get_ast(path.read_text())))
+        for name in operator_names():
+            if not get_operator(name).arguments():
+                positions = [p for node in nodes for p in get_operator(name)().mutation_positions(node)]
+                known += [(path, name, i) for i in range(len(positions))]
+    random.Random(0).shuffle(known)
+    made = []
+    for path, name, i in known:
+        if len(made) == count:
+            break
+        old = path.read_text()
+        new = mutate_code(old, get_operator(name)(), i)
+        if new and bare(new) != bare(old):
+            file = str(path.relative_to(ROOT))
+            line = next(a for a, b in zip(old.split("\n"), new.split("\n"), strict=False) if a != b)
+            made.append(Mutant(room, file, old, new, tests, CHANGE_NOTHING.get((file, line.strip()), "")))
+    return made
+
+
+def bare(source: str) -> str:
+    """A program without its annotations, which never run."""
+    found = ast.parse(source)
+    for node in ast.walk(found):
+        for name in ("annotation", "returns"):
+            if getattr(node, name, None) is not None:
+                setattr(node, name, None if name == "returns" or isinstance(node, ast.arg) else ast.Constant(0))
+    return ast.dump(found)
+
+
+def shown(mutant: Mutant) -> str:
+    """What is changed, on one line."""
+    lines = zip(mutant.old.split("\n"), mutant.new.split("\n"), strict=False)
+    old, new = next(((a, b) for a, b in lines if a != b), (mutant.old, mutant.new))
+    return f"{mutant.file}: {old.strip()!r} -> {new.strip()!r}" if mutant.old else mutant.tests
+
+
+def tree(folder: Path) -> Path:
+    """A copy of the files that git knows."""
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
+                           check=True).stdout.splitlines()  # fmt: skip
+    for name in names:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def child(folder: Path, tests: str) -> int:
+    """A process of its own that runs the tests of a tree; forked, since loading torch would take most of its time."""
+    if pid := os.fork():
+        return pid
+    code = 70  # of a process that could not even begin
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+        said = os.open(folder / "said", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.chdir(folder)
+        sys.path[:] = [str(folder / "tests"), str(folder), *(p for p in sys.path if p != str(ROOT / "tests"))]
+        os.environ["HYPERBOLIC_CLAP_SHARED"] = str(folder / "nothing")
+        import pytest
+
+        paths = [str(folder / "tests" / name) for name in tests.split()]
+        code = int(pytest.main(["-q", "-x", "-n", "0", "-p", "no:warnings", "-p", "no:cacheprovider", *paths]))
+    finally:
+        os._exit(code)
+
+
+def load() -> None:
+    """Load what every test loads and no mutant touches."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    import hypothesis.strategies  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import pytest  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import torch
+    from transformers import ClapFeatureExtractor, ClapModel  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+# 2: the tests could not even be collected; the signal: they ran for ever.
+OUTCOMES = {0: "survived", 1: "killed", 2: "killed", -signal.SIGXCPU: "killed"}
+
+
+def key(mutant: Mutant) -> str:
+    """For as long as this stays, so does what was found."""
+    digest = hashlib.sha256(repr(mutant).encode())
+    for path in (ROOT / mutant.file, *(ROOT / "tests" / name for name in mutant.tests.split())):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--room", default="", help="only this one")
+    parser.add_argument("--jobs", type=int, default=2, help="at a time (default: 2)")
+    parser.add_argument("--anew", action="store_true", help="forget what earlier runs found")
+    parser.add_argument("--tool", type=int, default=0, metavar="N", help="N mutants of cosmic-ray's for each room")
+    args = parser.parse_args()
+    wanted = [mutant for mutant in MUTANTS if args.room in mutant.room]
+    if args.tool:
+        wanted = [mutant for room in ROOMS if args.room in room for mutant in made_by_tool(room, args.tool)]
+    for mutant in wanted:
+        count = (ROOT / mutant.file).read_text().count(mutant.old)
+        if count != 1:
+            sys.exit(f"{mutant.file} holds {mutant.old!r} {count} times instead of once: the list needs mending")
+    found: dict[str, str] = {} if args.anew or not KEPT.is_file() else json.loads(KEPT.read_text())
+    started, new = time.time(), [mutant for mutant in wanted if key(mutant) not in found]
+    # Last, the tests without a mutant: those that fail by themselves prove nothing.
+    plain = [Mutant("", "README.md", "", "", tests) for tests in sorted({mutant.tests for mutant in wanted})]
+    todo = [*new, *(mutant for mutant in plain if found.get(key(mutant)) != "survived")]
+    if todo:
+        load()
+    with tempfile.TemporaryDirectory() as home:
+        free, running = [tree(Path(home) / str(job)) for job in range(args.jobs)], {}
+        while todo or running:
+            while todo and free:
+                mutant, folder = todo.pop(0), free.pop()
+                path = folder / mutant.file
+                whole = path.read_text()
+                path.write_text(whole.replace(mutant.old, mutant.new) if mutant.old else whole)
+                running[child(folder, mutant.tests)] = mutant, folder, whole, time.time()
+            for pid, (mutant, folder, whole, began) in list(running.items()):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if not done:
+                    continue
+                with contextlib.suppress(ProcessLookupError):  # what its tests have left running
+                    os.killpg(pid, signal.SIGKILL)
+                code = os.waitstatus_to_exitcode(status)
+                said = (folder / "said").read_text(errors="replace")[-300:] if (folder / "said").exists() else ""
+                found[key(mutant)] = OUTCOMES.get(code, f"error {code}: {said}")
+                (folder / mutant.file).write_text(whole)
+                del running[pid]
+                free.append(folder)
+                KEPT.parent.mkdir(exist_ok=True)
+                KEPT.write_text(json.dumps(found))
+                print(f"{time.time() - began:4.0f} s {found[key(mutant)]}: {shown(mutant)}", flush=True)
+            time.sleep(0.05)
+    code = report(wanted, found, time.time() - started, len(new), 0.1 if args.tool else 0)
+    for mutant in plain:
+        if found[key(mutant)] != "survived":
+            print(f"    {mutant.tests} fails without any mutant: {found[key(mutant)]}")
+            code = 1
+    return code
+
+
+def report(wanted: list[Mutant], found: dict[str, str], seconds: float, new: int, allowed: float) -> int:
+    """Print the table; -> the exit code. allowed: the share of a room that may survive."""
+    print(f"\n{'room':14} mutants  killed  survived  equivalent")
+    bad, lines = 0, []
+    for room in dict.fromkeys(mutant.room for mutant in wanted):
+        mine = [mutant for mutant in wanted if mutant.room == room]
+        same = [mutant for mutant in mine if mutant.changes_nothing]
+        lived = [mutant for mutant in mine if mutant not in same and found[key(mutant)] != "killed"]
+        print(f"{room:14} {len(mine):7} {len(mine) - len(same) - len(lived):7} {len(lived):9} {len(same):11}")
+        bad += len(lived) > allowed * (len(mine) - len(same))
+        lines += [f"    changes nothing: {shown(mutant)}: {mutant.changes_nothing}" for mutant in same]
+        lines += [f"    {found[key(mutant)]}: {shown(mutant)} ({mutant.tests})" for mutant in lived]
+    print("\n".join([*lines, f"{len(wanted)} mutants, {new} of them run now, in {seconds:.0f} s"]))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
