@@ -94,7 +94,8 @@ def tree_figures(head=None) -> dict:
     import torch
 
     from hyperbolic_clap.metrics import traversal as walks
-    from hyperbolic_clap.metrics.ontology import audioset, radius_follows_depth
+    from hyperbolic_clap.metrics.hierarchy import radius_follows_depth
+    from hyperbolic_clap.metrics.ontology import audioset
     from hyperbolic_clap.metrics.weighted import ratio
     from hyperbolic_clap.results.evaluation import of_superclasses
 

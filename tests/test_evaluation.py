@@ -17,7 +17,7 @@ from sklearn.metrics import (
 
 from hyperbolic_clap.embedding.pipeline import require_matches
 from hyperbolic_clap.embedding.skipped import Skipped
-from hyperbolic_clap.metrics.classification import metrics
+from hyperbolic_clap.metrics.classification import metrics, rank_classes
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
@@ -128,7 +128,8 @@ def test_scores_that_are_not_finite_are_refused():
 
 def test_predictions_and_ties():
     rows = Rows.of(ClassList(["A", "B", "C", "D"]), [4], ["vid"], [["A"]], [["/m/1"]])
-    (entry,) = evaluation.predictions(np.array([[0.5, 0.9, 0.9, 0.1]]), rows, ["A", "B", "C", "D"], 3)
+    scores = np.array([[0.5, 0.9, 0.9, 0.1]])
+    (entry,) = evaluation.predictions(scores, rank_classes(scores)[:, :3], rows, ["A", "B", "C", "D"])
     assert entry["predicted_top1"] == "B"
     assert [(b["rank"], b["classname"], b["similarity"]) for b in entry["top_k_predictions"]] == [
         (1, "B", 0.9),

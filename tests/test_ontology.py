@@ -6,7 +6,8 @@ from collections import deque
 import numpy as np
 import pytest
 
-from hyperbolic_clap.metrics.ontology import ROOT, Ontology, class_mean_radius, ontology_metrics, radius_follows_depth
+from hyperbolic_clap.metrics.hierarchy import class_mean_radius, ontology_metrics, radius_follows_depth
+from hyperbolic_clap.metrics.ontology import ROOT, Ontology
 from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.reading.labels import ONTOLOGY
 
@@ -20,6 +21,10 @@ def tree():
 def names():
     table = json.loads(CLASS_LABELS.read_text(encoding="utf-8"))
     return sorted(table, key=table.get)
+
+
+def tree_metrics(top1, targets, names, *vectors):
+    return ontology_metrics(top1[:, None], targets, names, Ontology(), *vectors)
 
 
 def one_hot(names, *classes):
@@ -54,7 +59,7 @@ def test_every_class_is_found_and_has_a_branch(tree, names):
 
 def test_metrics_of_one_wrong_and_one_right_answer(names):
     targets = np.concatenate([one_hot(names, "Bark", "Piano"), one_hot(names, "Bark")])
-    found = ontology_metrics(np.array([names.index("Meow"), names.index("Bark")]), targets, names)
+    found = tree_metrics(np.array([names.index("Meow"), names.index("Bark")]), targets, names)
     # Meow - Cat - Domestic animals - Dog - Bark; the right answer does not count in the mean
     assert found["wrong_top1"] == 1 and found["wrong_top1_distance"] == 4
     # Meow: {Meow, Cat, Domestic, Animal}; Bark: {Bark, Dog, Domestic, Animal}; Piano: 4 more
@@ -102,7 +107,7 @@ def test_metrics_equal_a_second_implementation(names):
     top1 = generator.integers(len(names), size=80)
     top1[:20] = [np.flatnonzero(row)[0] if row.any() else 0 for row in targets[:20]]
     text, audio = generator.normal(size=(len(names), 6)), generator.normal(size=(80, 6)) + 0.5
-    found = ontology_metrics(top1, targets, names, text, audio)
+    found = tree_metrics(top1, targets, names, text, audio)
     distances, both, predicted, true = [], 0, 0, 0
     for best, row in zip(top1, targets, strict=True):
         truth = {names[i] for i in np.flatnonzero(row)}
@@ -145,26 +150,28 @@ def test_the_angle_does_not_depend_on_the_radius(names):
     text = generator.normal(size=(len(names), 6)) + 0.5
     longer = text * generator.uniform(0.1, 9, size=(len(names), 1))
     bark = np.zeros(1, int), one_hot(names, "Bark"), names
-    found = [ontology_metrics(*bark, vectors, np.ones((1, 6))) for vectors in (text, longer)]
+    found = [tree_metrics(*bark, vectors, np.ones((1, 6))) for vectors in (text, longer)]
     assert found[0]["text_angle_depth"]["rho"] == pytest.approx(found[1]["text_angle_depth"]["rho"])
     assert found[0]["text_radius_depth"] != found[1]["text_radius_depth"]
 
 
 def test_nothing_wrong_has_no_distance(names):
-    found = ontology_metrics(np.array([names.index("Bark")]), one_hot(names, "Bark"), names)
+    found = tree_metrics(np.array([names.index("Bark")]), one_hot(names, "Bark"), names)
     assert found["wrong_top1_distance"] is None and found["hierarchical_f1"] == 1
 
 
-def test_another_class_list_has_no_ground():
-    found = ontology_metrics(np.array([0]), np.array([[True, False]]), ["dog bark", "drill press"])
+def test_another_class_list_is_undefined():
+    found = tree_metrics(np.array([0]), np.array([[True, False]]), ["dog bark", "drill press"])
     assert found.pop("reason") == "2 of 2 classes are not AudioSet's, for example 'dog bark'"
-    assert set(found.values()) == {None}
+    bounds = [found.pop(name) for name in [*found] if name.endswith("_bounds")]
+    assert set(found.values()) == {None} and len(bounds) == 2
+    assert all(set(some.values()) == {None} for some in bounds)
 
 
 def test_text_radius_that_follows_depth(tree, names):
     depth = tree.depth[tree.find(names)[0]]
     text = np.eye(527) * (1.0 + depth)[:, None]
-    found = ontology_metrics(np.zeros(1, int), one_hot(names, "Bark"), names, text, np.ones((1, 527)))
+    found = tree_metrics(np.zeros(1, int), one_hot(names, "Bark"), names, text, np.ones((1, 527)))
     assert found["text_radius_depth"]["rho"] == pytest.approx(1)
     assert found["audio_radius_depth"] is None  # no class has two clips
 

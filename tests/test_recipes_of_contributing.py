@@ -24,8 +24,9 @@ def recipe(heading: str) -> str:
     return "\n".join(line[4:] for line in block.splitlines())
 
 
-def run_recipe(heading: str, module) -> dict:
-    """The names that an example defines, run as if it stood at the end of the module."""
+def run_recipe(heading: str, module, registry: dict, name: str, patch: pytest.MonkeyPatch) -> dict:
+    """The names that an example defines, run as if it stood at the end of the module; its entry goes with the test."""
+    patch.setitem(registry, name, None)
     names = vars(module) | {"__name__": module.__name__}
     before = set(names)
     exec(recipe(heading), names)
@@ -33,11 +34,10 @@ def run_recipe(heading: str, module) -> dict:
 
 
 def test_a_loss(tones, tmp_path, monkeypatch):
-    focal = run_recipe("Where a loss goes", hyperbolic)["focal_loss"]
+    focal = run_recipe("Where a loss goes", hyperbolic, hyperbolic.LOSSES, "focal", monkeypatch)["focal_loss"]
     logits, targets = torch.tensor([[2.0, -1.0]]), torch.tensor([[True, False]])
     p = torch.sigmoid(torch.tensor([2.0, 1.0]))  # of the truth
     assert focal(logits, targets).item() == pytest.approx((-(1 - p) ** 2 * p.log()).sum().item())
-    monkeypatch.setitem(hyperbolic.LOSSES, "focal", focal)
     flags = ("--parquet-dir", tones, "--no-cache", "--output-dir", tmp_path / "out", "--epochs", "2")
     script(TRAIN, *flags, "--loss", "focal")
     first, last = json.loads((tmp_path / "out" / "setup.json").read_text())["epochs"]
@@ -50,8 +50,7 @@ def two_models(tmp_path_factory):
     home = tmp_path_factory.mktemp("lorentz")
     data = ("--parquet-dir", write_rows(home / "data", tone_rows(24)), "--cache-dir", home / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        added = run_recipe("Where a similarity goes", hyperbolic)
-        patch.setitem(hyperbolic.SIMILARITIES, "lorentz", added["lorentz"])
+        run_recipe("Where a similarity goes", hyperbolic, hyperbolic.SIMILARITIES, "lorentz", patch)
         for name in ("hyperbolic", "lorentz"):
             train = ("--similarity", name, "--c", "0.5", "--output-dim", "16", "--output-dir", home / name)
             script(TRAIN, *data, *train, "--epochs", "2", "--learning-rate", "1e-3")
@@ -106,8 +105,7 @@ def test_a_similarity_goes_through_comparison_report_export_and_disk(two_models,
 
 
 def test_a_metric(tones, tmp_path, monkeypatch):
-    added = run_recipe("Where a metric goes", classification)
-    monkeypatch.setitem(classification.OF_CLIPS, "label_coverage", added["label_coverage"])
+    run_recipe("Where a metric goes", classification, classification.OF_CLIPS, "label_coverage", monkeypatch)
     output = tmp_path / "r.json", "--save-scores", tmp_path / "s.safetensors"
     script(TEST, "--parquet-dir", tones, "--no-cache", "--output-json", *output)
     scores, targets = (load_file(tmp_path / "s.safetensors")[name] for name in ("scores", "targets"))
@@ -123,8 +121,7 @@ def test_a_metric(tones, tmp_path, monkeypatch):
 
 def test_a_data_form(tmp_path, monkeypatch):
     """Audio as hexadecimal text, which some exports of databases hold."""
-    added = run_recipe("Where a data form goes", cells)
-    monkeypatch.setitem(cells.FORMS, "hexadecimal text", added["hexadecimal"])
+    run_recipe("Where a data form goes", cells, cells.FORMS, "hexadecimal text", monkeypatch)
     rows = [row | {"audio": flac(tone(150 * (i + 1))).hex()} for i, row in enumerate(tone_rows(3))]
     write_rows(tmp_path / "hex", rows)
     write_rows(tmp_path / "plain", tone_rows(3))

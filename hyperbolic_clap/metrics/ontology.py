@@ -1,39 +1,141 @@
-"""AudioSet's ontology in the metrics: how far in the tree a wrong answer lies, and whether radius follows depth.
+"""AudioSet's ontology, or a taxonomy of one's own: which class lies below which, and how far two classes are apart.
 
-The ontology has 7 top-level branches and no common root; one is added here, so that every two sounds are joined by a
-path (without it two branches would be infinitely far apart). A class with several parents belongs to all of them.
+AudioSet's has 7 top-level branches and no common root; one is added here, so that every two sounds are joined by a path
+(without it two branches would be infinitely far apart). A class with several parents belongs to all of them.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 
-from hyperbolic_clap.metrics import weighted
-from hyperbolic_clap.metrics.weighted import Ratios
+from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.reading.labels import ONTOLOGY, normalise
 
 ROOT = 0  # the added root; the ontology's nodes follow in the order of the file
 
 
 class Ontology:
-    """The tree (a directed acyclic graph) over n nodes: the added root and the nodes of the JSON file."""
+    """A tree (a directed acyclic graph) over n nodes: the added root and the nodes of the file.
 
-    def __init__(self, path: Path = ONTOLOGY):
-        nodes = json.loads(Path(path).read_text(encoding="utf-8"))["nodes"]
-        self.names = ["(all sounds)", *(node["name"] for node in nodes)]
-        self.depth = np.array([-1, *(node["depth"] for node in nodes)])
+    parents: {name: the names of its parents}, [] for a top-level node; AudioSet's without. depth: of the same names, 0
+    for a top-level node; else the shortest way up. UserError for a circle, an unknown parent or two equal names.
+    """
+
+    def __init__(self, parents: dict[str, list[str]] | None = None, depth: list[int] | None = None):
+        self.is_audioset = parents is None
+        if parents is None:
+            nodes = json.loads(ONTOLOGY.read_text(encoding="utf-8"))["nodes"]
+            parents = {node["name"]: node["parents"] for node in nodes}
+            depth = [node["depth"] for node in nodes]
+        self.names = ["(all sounds)", *parents]
         self.position = {normalise(name): i for i, name in enumerate(self.names)}
-        self.parents = [[]] + [[self.position[normalise(p)] for p in node["parents"]] or [ROOT] for node in nodes]
+        if len(self.position) < len(self.names):
+            twice = next(name for i, name in enumerate(self.names) if self.position[normalise(name)] != i)
+            raise UserError(f"the taxonomy names {twice!r} twice")
+        self.parents: list[list[int]] = [[]]
+        for name, above in parents.items():
+            unknown = [parent for parent in above if normalise(parent) not in self.position]
+            if unknown:
+                raise UserError(f"the taxonomy has {unknown[0]!r} above {name!r}, but not among its classes")
+            self.parents.append([self.position[normalise(parent)] for parent in above] or [ROOT])
+        self._require_no_circle()
+        self.depth = np.array([-1, *depth]) if depth else self.distances[ROOT].astype(int) - 1
+
+    @classmethod
+    def read(cls, path: Path) -> Ontology:
+        """A taxonomy of one's own, as JSON or CSV; UserError in one sentence if it is none.
+
+        JSON: {class: its parent, a list of its parents, or null}. CSV: lines of a class and its parent, empty for none;
+        a class with several parents has several lines; a first line "class,parent" is a heading. A parent that has no
+        line of its own is a top-level class.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise UserError(f"the taxonomy {path} cannot be read ({error.strerror})") from None
+        except ValueError:
+            raise UserError(f"the taxonomy {path} is no text in UTF-8") from None
+        try:
+            return cls.from_table(text) if Path(path).suffix.lower() == ".csv" else cls.from_json(json.loads(text))
+        except UserError as error:
+            raise UserError(f"{error} ({path})") from None
+        except (ValueError, RecursionError):
+            raise UserError(f"the taxonomy {path} is not JSON (a table ends in .csv)") from None
+
+    @classmethod
+    def from_json(cls, content: object) -> Ontology:
+        """A taxonomy as `read` takes it, from JSON's content; UserError if it is none."""
+        if not isinstance(content, dict) or not content:
+            raise UserError("the taxonomy is no JSON object of the form {class: parent, list of parents or null}")
+        parents = {}
+        for name, above in content.items():
+            above = [] if above in (None, "") else [above] if isinstance(above, str) else above
+            if not isinstance(above, list) or not all(isinstance(parent, str) for parent in above):
+                raise UserError(f"the taxonomy has no text or list of texts as the parent of {name!r}")
+            parents[name] = list(dict.fromkeys(above))
+        return cls._of(parents)
+
+    @classmethod
+    def from_table(cls, text: str) -> Ontology:
+        """A taxonomy as `read` takes it, from the text of a CSV file; UserError if it is none."""
+        parents: dict[str, list[str]] = {}
+        spelling: dict[str, str] = {}
+        for number, row in enumerate(csv.reader(text.splitlines()), 1):
+            cells = [cell.strip() for cell in row]
+            if not any(cells) or (number == 1 and [cell.casefold() for cell in cells] == ["class", "parent"]):
+                continue
+            if len(cells) > 2 or not cells[0]:
+                raise UserError(f"line {number} of the taxonomy is no class and its parent")
+            above = parents.setdefault(spelling.setdefault(normalise(cells[0]), cells[0]), [])
+            above += [parent for parent in cells[1:] if parent and parent not in above]
+        return cls._of(parents)
+
+    @classmethod
+    def _of(cls, parents: dict[str, list[str]]) -> Ontology:
+        known = {normalise(name) for name in parents}
+        for name in [parent for above in parents.values() for parent in above]:
+            if normalise(name) not in known:
+                known.add(normalise(name))
+                parents[name] = []
+        if not any(parents.values()):
+            raise UserError(f"the taxonomy has no edge: none of its {len(parents)} classes has a parent")
+        return cls(parents)
+
+    def to_json(self) -> dict[str, list[str]] | None:
+        """{class: its parents}, as the constructor takes it; None for AudioSet's."""
+        if self.is_audioset:
+            return None
+        own = zip(self.names[1:], self.parents[1:], strict=True)
+        return {name: [self.names[i] for i in above if i != ROOT] for name, above in own}
+
+    def _require_no_circle(self) -> None:
+        done: set[int] = set()
+        for start in range(1, len(self.names)):
+            way = [start]  # an ancestor above the other, down to where the search has come from
+            waiting = [iter(self.parents[start])] if start not in done else []
+            while waiting:
+                node = next(waiting[-1], None)
+                if node is None:
+                    done.add(way.pop())
+                    waiting.pop()
+                elif node in way:
+                    circle = [self.names[i] for i in [*way[way.index(node) :], node]]
+                    raise UserError(f"the taxonomy has a circle: {' -> '.join(circle)}")
+                elif node not in done and node != ROOT:
+                    way.append(node)
+                    waiting.append(iter(self.parents[node]))
 
     def find(self, names: list[str]) -> tuple[np.ndarray | None, str | None]:
         """Class names -> (their (M,) node positions, None), or (None, why the ontology's metrics are undefined)."""
         missing = [name for name in names if normalise(name) not in self.position]
         if missing:
-            return None, f"{len(missing)} of {len(names)} classes are not AudioSet's, for example {missing[0]!r}"
+            where = "AudioSet's" if self.is_audioset else "in the taxonomy"
+            return None, f"{len(missing)} of {len(names)} classes are not {where}, for example {missing[0]!r}"
         return np.array([self.position[normalise(name)] for name in names]), None
 
     @cached_property
@@ -45,6 +147,27 @@ class Ontology:
                 closure[i] |= closure[parent]
         closure[:, ROOT] = False
         return closure
+
+    @cached_property
+    def height(self) -> np.ndarray:
+        """(n,) longest way down to a node without children: 0 for a leaf, the greatest for the added root."""
+        height = np.zeros(len(self.names), int)
+        for i in np.argsort(-self._height(), kind="stable"):  # children before their parents
+            for parent in self.parents[i]:
+                height[parent] = max(height[parent], height[i] + 1)
+        return height
+
+    def within(self, steps: int) -> np.ndarray:
+        """(n, n) bool: row i marks the nodes at most so many steps above node i, itself included, the root excluded."""
+        up = np.zeros((len(self.names),) * 2, np.float32)
+        for child, above in enumerate(self.parents):
+            up[child, above] = 1
+        up[:, ROOT] = 0
+        reached = np.eye(len(self.names), dtype=np.float32)
+        for _ in range(steps):
+            reached = np.minimum(reached + reached @ up, 1)
+        reached[:, ROOT] = 0
+        return reached > 0
 
     def _height(self) -> np.ndarray:
         """(n,) longest way up to the added root; a node is always higher than its parents."""
@@ -79,113 +202,3 @@ class Ontology:
 def audioset() -> Ontology:
     """AudioSet's tree, built once for all figures of a run."""
     return Ontology()
-
-
-def clip_counts(top1: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> dict[str, np.ndarray]:
-    """What the hierarchical metrics add up, for each of N clips: (N,) float arrays.
-
-    top1: (N,) class positions. targets: (N, M) bool, each row with a true class. nodes: (M,) of Ontology.find.
-    wrong: 1 where top-1 is no true class; distance: edges to the nearest true class, 0 if right; predicted, true,
-    both: the sizes of the ancestor sets of top-1, of the true classes, and of their intersection.
-    """
-    to_truth = np.where(targets, tree.distances[nodes[top1]][:, nodes], 255)
-    predicted = tree.ancestors[nodes[top1]]
-    true = (targets.astype(np.float32) @ tree.ancestors[nodes].astype(np.float32)) > 0
-    return {
-        "wrong": (~targets[np.arange(len(top1)), top1]).astype(float),
-        "distance": to_truth.min(axis=1).astype(float),
-        "predicted": predicted.sum(axis=1).astype(float),
-        "true": true.sum(axis=1).astype(float),
-        "both": (predicted & true).sum(axis=1).astype(float),
-    }
-
-
-def tree_ratios(counts: dict[str, np.ndarray]) -> Ratios:
-    """The hierarchical metrics of `ontology_metrics` as ratios of sums over clips, from `clip_counts`."""
-    return {
-        "wrong_top1_distance": (counts["distance"], counts["wrong"]),
-        "hierarchical_precision": (counts["both"], counts["predicted"]),
-        "hierarchical_recall": (counts["both"], counts["true"]),
-        "hierarchical_f1": (2 * counts["both"], counts["predicted"] + counts["true"]),
-    }
-
-
-def ontology_metrics(
-    top1: np.ndarray,
-    targets: np.ndarray,
-    names: list[str],
-    text: np.ndarray | None = None,
-    audio: np.ndarray | None = None,
-) -> dict:
-    """The ontology's metrics of N clips against M classes; an undefined one is None, and `reason` says why.
-
-    top1 (N,): position of the best class. targets (N, M) bool. text (M, D) and audio (N, D): the vectors that are
-    compared, tangent vectors after a hyperbolic projector, vectors before their normalisation for cosine.
-
-    wrong_top1_distance: edges from a wrong top-1 to the nearest true class, averaged over the wrong ones.
-    hierarchical_precision, _recall, _f1: top-1 and the true classes each with all their ancestors, summed over clips
-    (Kiritchenko et al. 2005, "Functional Annotation of Genes Using Hierarchical Text Categorization", section 5).
-    text_radius_depth, audio_radius_depth: Spearman's correlation of radius with depth, over the class texts and over
-    the class means of audio. Unit vectors, as of plain CLAP's texts, have no radius: None.
-    text_angle_depth, audio_angle_depth: the same with 1 - cosine to the mean direction (of all texts, of all clips;
-    averaged over the clips of a class) in place of the radius, which every similarity has.
-    """
-    from_tree = ("wrong_top1", "wrong_top1_distance", *(f"hierarchical_{x}" for x in ("precision", "recall", "f1")))
-    from_vectors = [f"{side}_{measure}_depth" for side in ("text", "audio") for measure in ("radius", "angle")]
-    result: dict = dict.fromkeys((*from_tree, *from_vectors, "reason"))
-    tree = audioset()
-    nodes, result["reason"] = tree.find(names)
-    if nodes is None:
-        return result
-    valid = targets.any(axis=1)
-    if not valid.any():
-        result["reason"] = "no clip has a true class"
-    else:
-        counts = clip_counts(top1[valid], targets[valid], nodes, tree)
-        result["wrong_top1"] = int(counts["wrong"].sum())
-        for name, parts in tree_ratios(counts).items():
-            value = weighted.ratio(weighted.plain(len(counts["wrong"])), *parts)[0]
-            result[name] = float(value) if np.isfinite(value) else None
-    depth = tree.depth[nodes]
-    if text is not None:
-        result["text_radius_depth"] = radius_follows_depth(np.linalg.norm(text.astype(np.float64), axis=1), depth)
-        result["text_angle_depth"] = radius_follows_depth(angle_from_mean(text), depth)
-    if audio is not None:
-        result["audio_radius_depth"] = radius_follows_depth(class_mean_radius(audio, targets), depth)
-        with np.errstate(invalid="ignore"):
-            angle = targets.T @ angle_from_mean(audio) / np.where(targets.sum(axis=0) > 1, targets.sum(axis=0), np.nan)
-        result["audio_angle_depth"] = radius_follows_depth(angle, depth)
-    return result
-
-
-def class_mean_radius(audio: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(N, D) audio vectors, (N, M) bool -> (M,) length of each class's mean vector; NaN below two clips.
-
-    The mean of n vectors is longer the smaller n is, and deep classes are rare, so the plain length would correlate
-    with depth by itself. |mean|^2 without that bias is the mean inner product of two different clips of the class.
-    """
-    members, vectors = targets.T.astype(np.float64), audio.astype(np.float64)
-    counts = members.sum(axis=1)
-    squares = ((members @ vectors) ** 2).sum(axis=1) - members @ (vectors**2).sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radius = np.sqrt(np.maximum(squares / (counts * (counts - 1)), 0))
-    return np.where(counts > 1, radius, np.nan)
-
-
-def angle_from_mean(vectors: np.ndarray) -> np.ndarray:
-    """(N, D) -> (N,) 1 - cosine between each vector and the mean direction of all."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True), 1e-30)
-    mean = unit.mean(axis=0)
-    return 1 - unit @ mean / np.maximum(np.linalg.norm(mean), 1e-30)
-
-
-def radius_follows_depth(radius: np.ndarray, depth: np.ndarray) -> dict | None:
-    """(M,) radii (NaN: left out), (M,) depths -> {rho, p, classes}; None where either does not vary."""
-    from scipy.stats import spearmanr
-
-    known = np.isfinite(radius)
-    radius, depth = radius[known], depth[known]
-    if len(radius) < 3 or np.ptp(radius) <= 1e-4 * np.abs(radius).max() or np.ptp(depth) == 0:
-        return None
-    found = spearmanr(radius, depth)
-    return {"rho": float(found.statistic), "p": float(found.pvalue), "classes": len(radius)}

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
 from hyperbolic_clap.metrics.superclasses import INNER
-from hyperbolic_clap.results.files import AT_K, ORDER, RADII, SAME, Results, training_words
+from hyperbolic_clap.results.files import AT_K, ORDER, OVER_CLASSES, SAME, Results, training_words
 from hyperbolic_clap.results.groups import group_by_seed, group_notes, group_table, training_of, with_baseline
 from hyperbolic_clap.results.measures import Measures, PerClass, gain_of_subtrees, match, paired_intervals
 
@@ -60,7 +60,8 @@ def resample_bar(total: int) -> Iterator[Callable[[int], object]]:
 
 def compare(files: list[Results], config: CompareConfig) -> dict:
     """Results files, the baseline first -> the whole comparison as a JSON-able dict."""
-    tree, base = audioset(), files[0]
+    base = files[0]
+    tree = base.taxonomy or audioset()
     notes = [note for file in files for note in file.notes]
     depths = [file.depth for file in files if file.depth]
     k = min(depths, default=0)
@@ -220,7 +221,7 @@ def table(title: str, files: list, values: list[dict], intervals: list[dict | No
                 row["differences"].append({"difference": None, "paired": False, "note": "definition unknown"})
                 continue
             entry = {"difference": pair[1]["value"] - pair[0]["value"], "paired": False, "note": "unpaired"}
-            if name in RADII:
+            if name in OVER_CLASSES:
                 entry["note"] = "over classes"
             elif found is not None:
                 ranked = "map_inner" if name in INNER else "map"

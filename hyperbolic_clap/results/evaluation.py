@@ -9,7 +9,8 @@ from hyperbolic_clap.embedding.pairs import EmbeddedPairs
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics.calibration import calibration_metrics
 from hyperbolic_clap.metrics.classification import metrics, rank_classes
-from hyperbolic_clap.metrics.ontology import Ontology, audioset, ontology_metrics
+from hyperbolic_clap.metrics.hierarchy import ontology_metrics
+from hyperbolic_clap.metrics.ontology import Ontology, audioset
 from hyperbolic_clap.metrics.retrieval import retrieve, summary
 from hyperbolic_clap.metrics.superclasses import superclass_metrics, superclass_similarities
 from hyperbolic_clap.metrics.traversal import traversal_metrics
@@ -21,16 +22,24 @@ from hyperbolic_clap.reading.rows import Rows
 from hyperbolic_clap.results.retrieval import WAYS
 
 
-def evaluate(clips: EmbeddedClips, projector: Projector, top_k: int) -> tuple[dict[str, np.ndarray], dict]:
-    """What --save-scores keeps (results/files.py), and what the results JSON says of it."""
-    audio, text, tree = projector.audio(clips.audio), projector.text(clips.text), audioset()
+def evaluate(
+    clips: EmbeddedClips, projector: Projector, top_k: int, taxonomy: Ontology | None = None
+) -> tuple[dict[str, np.ndarray], dict]:
+    """What --save-scores keeps (results/files.py), and what the results JSON says of it.
+
+    taxonomy: the tree of the hierarchical metrics, AudioSet's without. To be found again by compare_results.py it
+    belongs into the results JSON, as test_info.taxonomy = taxonomy.to_json().
+    """
+    audio, text, tree = projector.audio(clips.audio), projector.text(clips.text), taxonomy or audioset()
     names, targets = clips.classes.names, clips.targets.numpy()
     scores = projector.with_prototypes(projector.compare(audio, text), clips.audio, names).cpu().numpy()
     warn_if_alike(scores)
-    best = scores.argmax(axis=1)
+    order = rank_classes(scores)
 
     def of_tree() -> dict:
-        found = ontology_metrics(best, targets, names, text.cpu().numpy(), audio.cpu().numpy())
+        between_texts = projector.compare(text, text).cpu().numpy()
+        vectors = text.cpu().numpy(), audio.cpu().numpy()
+        found = ontology_metrics(order, targets, names, tree, *vectors, between_texts)
         way = traversal_metrics(projector.compare, projector.kind, audio, text, targets, names, tree)
         return found | superclass_metrics(inner) | {"way_to_root": way}
 
@@ -45,7 +54,7 @@ def evaluate(clips: EmbeddedClips, projector: Projector, top_k: int) -> tuple[di
         "metrics": lambda: metrics(scores, targets, top_k),
         "ontology": of_tree,
     } | ({"calibration": of_probabilities} if projector.trained else {}))
-    listed = predictions(scores, clips.rows, names, top_k)
+    listed = predictions(scores, order[:, :top_k], clips.rows, names)
     figures |= {"reasons": failed | reasons, "predictions": listed}
     return {"scores": scores, "targets": targets} | inner, figures
 
@@ -102,11 +111,10 @@ def warn_if_alike(scores: np.ndarray) -> None:
         warn("all rows of the similarity are alike: every clip looks the same to this model; check the checkpoint")
 
 
-def predictions(scores: np.ndarray, rows: Rows, names: list[str], top_k: int) -> list[dict]:
-    """For each clip its best classes and its ground truth, for the results JSON."""
+def predictions(scores: np.ndarray, orders: np.ndarray, rows: Rows, names: list[str]) -> list[dict]:
+    """For each clip its best classes, orders (N, top_k), and its ground truth, for the results JSON."""
     entries = []
     human, machine = rows.human_labels.to_pylist(), rows.machine_labels.to_pylist()
-    orders = rank_classes(scores)[:, :top_k]
     ids = zip(rows.sample_ids.tolist(), rows.video_ids, human, machine, strict=True)
     for (sample_id, video_id, human_labels, machine_labels), row, order in zip(ids, scores, orders, strict=True):
         best = [

@@ -9,6 +9,7 @@ beyond the stored predictions) need the similarities, which the test scripts wri
     its tensor `targets`    (N, M) uint8, 1 where the class is true of the clip
     `inner_own`, `inner_branch`, `inner_targets`   (N, I), if the classes are AudioSet's: see metrics/superclasses.py
     test_info.class_names   the M class names, in the order of the columns
+    test_info.taxonomy      {class: list of its parents}, if the tree is not AudioSet's
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from hyperbolic_clap.metrics.classification import ACCURACY_RANKS
+from hyperbolic_clap.metrics.hierarchy import RECALL, TREE_METRICS, TWO_LEVELS
+from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.superclasses import INNER
 from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
@@ -29,10 +32,11 @@ from hyperbolic_clap.plumbing.files import write_atomic
 from hyperbolic_clap.reading.labels import ClassList
 
 AT_K = [f"{name}_{average}" for average in ("micro", "macro") for name in ("precision", "recall", "f1")]
-HIERARCHICAL = ("wrong_top1_distance", "hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
 RADII = ("text_radius_depth", "audio_radius_depth", "text_angle_depth", "audio_angle_depth")
+OVER_CLASSES = (*RADII, "hubness_skewness", "hubness_largest")  # of these there is no interval over clips
 ORDER = [*(f"acc@{k}" for k in ACCURACY_RANKS), "mrr", "mean_rank", *AT_K, "map", "map_samples", "auc", "d_prime"]
-ORDER += ["wrong_top1", *HIERARCHICAL, "inner_classes", *INNER, *RADII, "valid_samples", "total_samples"]
+ORDER += ["wrong_top1", *TREE_METRICS, *RECALL, *TWO_LEVELS, "inner_classes", *INNER, *OVER_CLASSES]
+ORDER += ["valid_samples", "total_samples"]
 SAME = 1e-4  # a stored and a recomputed value that differ by less are the same value
 
 
@@ -52,7 +56,7 @@ class Results:
     ours: written by this project, so a stored metric means what its name says here. metrics: stored numbers.
     top: (N, K) class positions, best first, all M columns where scores are stored; -1 is a class of no name.
     targets: (N, M) bool. scores: (N, M) or None. inner: the tensors of metrics/superclasses.py, {} without them.
-    notes: sentences about what is wrong or missing.
+    taxonomy: the tree of test_info.taxonomy, None for AudioSet's. notes: sentences about what is wrong or missing.
     """
 
     path: Path
@@ -67,6 +71,7 @@ class Results:
     targets: np.ndarray
     scores: np.ndarray | None
     inner: dict[str, np.ndarray] = field(default_factory=dict)
+    taxonomy: Ontology | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -149,6 +154,7 @@ def read(path: Path, label: str, class_labels: Path | None, default_labels: Path
     results = Results(path, label, "c_meaning" in model, metrics, info | {"model": model}, classes.names, keys,
                       top.reshape(len(entries), -1 if entries else depth)[:, :depth], depth, targets, None, notes=notes)
     _add_scores(results)
+    _add_taxonomy(results)
     return results
 
 
@@ -178,6 +184,16 @@ def _predicted(entry: dict) -> list[str]:
     names = [b.get("classname") for b in sorted(best, key=lambda b: b.get("rank") if type(b.get("rank")) is int else 0)]
     names = names or [entry.get("predicted_top1")]
     return [name for name in names if isinstance(name, str)]
+
+
+def _add_taxonomy(results: Results) -> None:
+    content = results.info.get("taxonomy")
+    if content is None:
+        return
+    try:
+        results.taxonomy = Ontology.from_json(content)
+    except UserError as error:
+        results.notes.append(f"{results.label} holds a taxonomy that cannot be used: {error}")
 
 
 def _add_scores(results: Results) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from hyperbolic_clap.metrics.bootstrap import interval
 from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.results.files import RADII
+from hyperbolic_clap.results.files import OVER_CLASSES
 
 BY_SEED = "means over seeds"  # the title of the table
 SETTINGS = [field.name for field in fields(TrainConfig) if field.name != "seed"]
@@ -134,7 +134,7 @@ def group_table(
                 row["differences"].append(None)
                 continue
             entry = {"difference": cell["value"] - cells[0]["value"], "paired": False, "note": "unpaired"}
-            if name in RADII:
+            if name in OVER_CLASSES:
                 row["differences"].append(entry | {"note": "over classes"})
                 continue
             sides = [[drawn[i] for i in one.files] for one in (groups[0], group)]

@@ -10,7 +10,8 @@ import numpy as np
 
 from hyperbolic_clap.metrics import bootstrap, weighted
 from hyperbolic_clap.metrics.classification import hit_ratios, macro_averages, multi_hot, ranked, score_ratios
-from hyperbolic_clap.metrics.ontology import Ontology, clip_counts, tree_ratios
+from hyperbolic_clap.metrics.hierarchy import ClassTree, tree_ratios, two_level_averages
+from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.superclasses import INNER, mean_precision, superclass_rankings
 from hyperbolic_clap.metrics.weighted import Ranking, Ratios
 from hyperbolic_clap.results.files import Results
@@ -43,6 +44,7 @@ class Measures:
         self.ratios: Ratios = {}
         self.hits: np.ndarray | None = None
         self.wrong: int | None = None
+        self.classes: ClassTree | None = None
         self.ranking: Ranking | None = None
         self.inner: dict[str, Ranking] = {}
         if self.size and self.top.shape[1]:
@@ -57,14 +59,18 @@ class Measures:
         self.ratios = hit_ratios(self.top, self.targets, self.k)
         nodes, _ = tree.find(self.names)
         if nodes is not None:
-            counts = clip_counts(self.top[:, 0], self.targets, nodes, tree)
-            self.ratios |= tree_ratios(counts)
-            self.wrong = int(counts["wrong"].sum())
+            self.classes = ClassTree(nodes, tree)
+            self.ratios |= tree_ratios(self.top, self.targets, self.classes)
+            self.wrong = int((~self.hits[:, 0]).sum())
 
     def of_sums(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """(B, n) weights -> {metric: (B,)}, of the metrics that only add over clips."""
         values = {name: weighted.ratio(weights, *parts) for name, parts in self.ratios.items()}
-        return values | (macro_averages(weights, self.top, self.targets, self.k) if self.hits is not None else {})
+        if self.hits is not None:
+            values |= macro_averages(weights, self.top, self.targets, self.k)
+        if self.classes is not None:
+            values |= two_level_averages(weights, self.top[:, 0], self.targets, self.classes)
+        return values
 
     def of_rankings(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """(B, n) weights -> {metric: (B,)}, of the metrics that rank the clips for each class or superclass."""

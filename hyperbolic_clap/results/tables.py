@@ -12,7 +12,7 @@ from hyperbolic_clap.results.groups import BY_SEED
 WIDTH = 120  # characters of the terminal
 LABEL = 28  # of a file's label there
 MANY = 8  # files from which on they stand below one another
-LESS_IS_BETTER = ("mean_rank", "wrong_top1_distance", "median_rank")
+LESS_IS_BETTER = ("mean_rank", "wrong_top1_distance", "tree_induced_error", "lca_height", "median_rank")
 LEGEND = {
     " v ": "v: less is better",
     "]": "[...] is the 95 % interval",
