@@ -28,7 +28,6 @@ from hyperbolic_clap.reading.rows import Rows
 
 Exclusion = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
 DEFAULT = Columns()
-READERS = "2"  # counted up when other bytes than before can be read: what the table says of them is no longer so
 UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stands for one of the reasons
 
 
@@ -77,7 +76,7 @@ class Part:
 
 def kind_of(encoder: Encoder, names: Columns = DEFAULT) -> str:
     """Where the entries lie of files read for this encoder, by these columns: both decide what a row's audio is."""
-    return f"{encoder.audio_fingerprint[:32]}/known {READERS}{names.kind}"
+    return f"{encoder.audio_fingerprint[:32]}/known{names.kind}"
 
 
 def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: Span) -> Part:
