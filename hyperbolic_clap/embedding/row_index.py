@@ -201,6 +201,15 @@ def columns(clips: Iterable[Clip], classes: ClassList) -> Rows:
     return Rows.of(classes, *([getattr(clip, name) for clip in clips] for name in names))
 
 
+def keys_of(sample_ids: np.ndarray, parts: list[Part]) -> np.ndarray:
+    """(N,) numbers of used rows -> their (N, 32) uint8 content keys."""
+    numbers = [np.arange(part.span.first + part.span.start, part.span.first + part.span.stop) for part in parts]
+    numbers = np.concatenate([np.empty(0, int), *numbers])
+    order = np.argsort(numbers)
+    keys = np.concatenate([np.empty((0, 32), np.uint8), *(part.keys for part in parts)])
+    return keys[order[np.searchsorted(numbers[order], sample_ids)]]
+
+
 def record(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: list[Part]) -> dict:
     """Write into the table what all parts of a run found out; -> how many files were known and read, for the JSON.
 
