@@ -81,7 +81,8 @@ def main(args: argparse.Namespace) -> None:
         check_targets(args.output_dir, targets(files))
     found, skipped = (timelines if args.timeline else tags)(args, files, Tagger(model, args.branches))
     if args.output_json:
-        info = describe_run(arguments(args), model.device, 1) | {"skipped": skipped.report(), "notes": skipped.noted.report()}
+        info = describe_run(arguments(args), model.device, 1)
+        info |= {"skipped": skipped.report(), "notes": skipped.noted.report()}
         about = model.describe() | {"calibration": calibration}
         write_json(args.output_json, {"test_info": info, "model_info": about, "files": found})
 
