@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from CLAP import SAMPLE_RATE
 from hyperbolic_clap.plumbing.config import Columns
 from hyperbolic_clap.plumbing.errors import RowError, UserError, first_line, log, warn
-from hyperbolic_clap.reading import audio, containers
+from hyperbolic_clap.reading import audio
 from hyperbolic_clap.reading.cells import MAX_BYTES, audio_cell, may_hold_audio, may_hold_text, plain, whole_rate
 from hyperbolic_clap.reading.columns import read_columns
 from hyperbolic_clap.reading.labels import ClassList
@@ -61,8 +61,8 @@ class Span(NamedTuple):
 class Clip:
     """One parquet row. audio: encoded bytes, a file, or samples with `rate`; dropped once it is embedded.
 
-    notes: what decoding found to be said. as_ever: whether earlier versions heard the same. beside: the audio is that
-    of a file beside the parquet file. without: why there is no audio.
+    notes: what decoding found to be said. beside: the audio is that of a file beside the parquet file. without: why
+    there is none.
     """
 
     sample_id: int
@@ -73,23 +73,16 @@ class Clip:
     audio: bytes | np.ndarray | Path | None = None
     rate: int = SAMPLE_RATE
     notes: list[str] = field(default_factory=list)
-    as_ever: bool = False
     beside: bool = False
     without: str = NO_AUDIO
 
     def content_key(self) -> bytes:
         """SHA-256 of the audio as stored: a renamed file keeps it, a changed clip does not."""
-        return self.content_keys()[0]
-
-    def content_keys(self) -> tuple[bytes, bytes | None]:
-        """(content_key, the one of earlier versions where that is another: they may have read half of the sound)."""
         digest = hashlib.sha256()
         if isinstance(self.audio, np.ndarray):
             digest.update(f"{self.audio.dtype.str} {self.audio.shape} {self.rate}\n".encode())
             digest.update(np.ascontiguousarray(self.audio))
-            # Earlier versions took these for faint sounds of 32 bits.
-            digest.update(b"of fewer bits" if audio.is_wide(self.audio) else b"")
-            return digest.digest(), None
+            return digest.digest()
         digest.update(b"encoded\n")
         if isinstance(self.audio, Path):
             try:
@@ -98,11 +91,9 @@ class Clip:
                         digest.update(part)
             except OSError as error:
                 raise RowError(f"unreadable file ({error.strerror})", lasting=False) from None
-            return hashlib.sha256(b"whole file\n" + digest.digest()).digest(), None
-        digest.update(self.audio)
-        if containers.is_settled(self.audio, audio.MAX_SECONDS, audio.MAX_SAMPLES):
-            return digest.digest(), None
-        return hashlib.sha256(b"read to its end\n" + digest.digest()).digest(), digest.digest()
+        else:
+            digest.update(self.audio)
+        return digest.digest()
 
 
 class ParquetFolder:
@@ -388,5 +379,5 @@ def decode(clip: Clip) -> np.ndarray:
     """A clip's audio as a (samples,) float32 waveform of 48 kHz; RowError with the reason why it cannot be used."""
     if clip.audio is None:
         raise RowError(clip.without)
-    waveform, clip.notes, clip.as_ever = audio.hear(clip.audio, clip.rate)
+    waveform, clip.notes = audio.hear(clip.audio, clip.rate)
     return waveform

@@ -121,7 +121,7 @@ def sound_queries(args: argparse.Namespace, model) -> dict:
     missing = [path for path in args.like if not path.is_file()]
     if missing:
         raise UserError(f"--like {missing[0]} is no file")
-    files, audio, skipped = embed_files(find_sounds(args.like), model.embedder)
+    files, audio, skipped = embed_files(list(find_sounds(args.like)), model.embedder)
     for reason, entry in skipped.report().items():
         raise UserError(f"--like {entry['first'][0]} cannot be used: {reason}")
     return {str(path): model.projector.audio(vector[None]) for path, vector in zip(files, audio, strict=True)}

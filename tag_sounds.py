@@ -20,8 +20,11 @@ import argparse
 import contextlib
 import csv
 import io
+import os
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
 from hyperbolic_clap.plumbing.files import distinct, require_outputs, require_writable, write_atomic, write_json
@@ -39,6 +42,9 @@ from hyperbolic_clap.plumbing.flags import (
     projector_config,
 )
 from hyperbolic_clap.plumbing.run import describe_run, run
+
+if TYPE_CHECKING:  # data.py, behind it, is slow to load
+    from hyperbolic_clap.embedding.skipped import Skipped
 
 LONGEST = 10.0  # seconds of a window, the model's own length
 HEADER = ("start", "end", "class", "probability")
@@ -77,13 +83,14 @@ def main(args: argparse.Namespace) -> None:
         warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
     require_outputs([args.output_json], [*files_read(args), *files])
     if args.timeline:
-        check_targets(args.output_dir, files)
+        check_targets(args.output_dir, targets(files))
     tagger = Tagger(model, args.branches)
     if tagger.reason:
         log.info("ranked by cosine, since %s", tagger.reason)
     found, skipped = (timelines if args.timeline else tags)(args, files, tagger)
     if args.output_json:
-        info = describe_run(arguments(args), model.device, 1) | {"skipped": skipped}
+        info = describe_run(arguments(args), model.device, 1)
+        info |= {"skipped": skipped.report(), "notes": skipped.noted.report()}
         about = model.describe() | {"calibration": calibration}
         content = {"test_info": info, "model_info": about, "reasons": tagger.reasons, "files": found}
         write_json(args.output_json, content)
@@ -97,15 +104,29 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--window {args.window:g} must be {LONGEST:g} at most, and --hop {args.hop:g} at most that")
 
 
-def check_targets(folder: Path, files: list[Path]) -> None:
+def targets(files: dict[Path, Path]) -> dict[Path, str]:
+    """{file: the name of its timeline in --output-dir, without ending}; files: as of find_sounds.
+
+    As the file lies below the folder that was given. Where two would be one, as below what holds both; and of two that
+    differ in their ending alone it is kept.
+    """
+    plain = Counter(where.with_suffix("") for where in files.values())
+    twice = [path for path, where in files.items() if plain[where.with_suffix("")] > 1]
+    above = os.path.commonpath([path.absolute().parent for path in twice]) if twice else ""
+    names = files | {path: path.absolute().relative_to(above) for path in twice}
+    stems = Counter(name.with_suffix("") for name in names.values())
+    return {p: (n if stems[n.with_suffix("")] > 1 else n.with_suffix("")).as_posix() for p, n in names.items()}
+
+
+def check_targets(folder: Path, names: dict[Path, str]) -> None:
     """UserError if a timeline would take the place of another, or of a file that is none."""
     require_writable(folder / "any.csv")
     first: dict[str, Path] = {}
-    for path in files:
-        if (other := first.setdefault(distinct(path.stem), path)) is not path:
-            raise UserError(f"{other} and {path} would both become {folder / path.stem}.csv; tag them in two calls "
+    for path, name in names.items():
+        if (other := first.setdefault(distinct(str(name)), path)) is not path:
+            raise UserError(f"{other} and {path} would both become {folder / name}.csv; tag them in two calls "
                             "with an --output-dir for each")  # fmt: skip
-        table, labels = (folder / f"{path.stem}{ending}" for ending in (".csv", ".txt"))
+        table, labels = (folder / f"{name}{ending}" for ending in (".csv", ".txt"))
         if labels.exists() or table.exists():
             with contextlib.suppress(OSError, UnicodeDecodeError), table.open(encoding="utf-8") as file:
                 if file.readline().strip() == ",".join(HEADER):
@@ -114,14 +135,14 @@ def check_targets(folder: Path, files: list[Path]) -> None:
                             "--output-dir")  # fmt: skip
 
 
-def tags(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict], dict]:
+def tags(args: argparse.Namespace, files: dict[Path, Path], tagger) -> tuple[list[dict], Skipped]:
     """The best classes of each file, on the terminal and for the JSON, and the files skipped by reason.
 
     UserError if no file can be used.
     """
     from hyperbolic_clap.embedding.files import embed_files
 
-    used, audio, skipped = embed_files(files, tagger.embedder, args.workers, args.encode_batch_size)
+    used, audio, skipped = embed_files(list(files), tagger.embedder, args.workers, args.encode_batch_size)
     skipped.tell()
     if not used:
         raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")
@@ -131,10 +152,10 @@ def tags(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict
         best = tagger.best(similarity, args.top_k)
         log.info("%s: %s", path, ", ".join(f"{tag['classname']} {tag[shown]:.3f}" for tag in best))
         found.append({"file": str(path), "tags": best})
-    return found, skipped.report()
+    return found, skipped
 
 
-def timelines(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list[dict], dict]:
+def timelines(args: argparse.Namespace, files: dict[Path, Path], tagger) -> tuple[list[dict], Skipped]:
     """NAME.csv and NAME.txt of each file; -> what they hold for the JSON, and the files skipped by reason.
 
     UserError if no file can be used.
@@ -142,7 +163,7 @@ def timelines(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list
     from hyperbolic_clap.embedding.skipped import Skipped
 
     found, skipped = [], Skipped()
-    for path in files:
+    for path, name in targets(files).items():
         try:
             labels = tagger.timeline(path, args.window, args.hop, args.threshold)
         except RowError as error:
@@ -156,13 +177,13 @@ def timelines(args: argparse.Namespace, files: list[Path], tagger) -> tuple[list
             writer.writerow((f"{x['start']:.3f}", f"{x['end']:.3f}", x["classname"], f"{x['probability']:.4f}"))
         audacity = "".join(f"{x['start']:.6f}\t{x['end']:.6f}\t{x['classname']}\n" for x in labels)
         for ending, text in ((".csv", table.getvalue()), (".txt", audacity)):
-            target = args.output_dir / f"{path.stem}{ending}"
+            target = args.output_dir / f"{name}{ending}"
             write_atomic(target, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
-        log.info("%s: %d labels: %s", path, len(labels), args.output_dir / f"{path.stem}.txt")
+        log.info("%s: %d labels: %s", path, len(labels), args.output_dir / f"{name}.txt")
         found.append({"file": str(path), "timeline": labels})
     if not found:
         raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")
-    return found, skipped.report()
+    return found, skipped
 
 
 if __name__ == "__main__":

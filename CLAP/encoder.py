@@ -19,7 +19,7 @@ from CLAP.checkpoint import ModelFolder, hash_file, resolve_checkpoint
 from hyperbolic_clap.plumbing.errors import UserError, first_line
 from hyperbolic_clap.plumbing.versions import at_least, version
 
-PREPROCESSING = "2"  # counted up when anything between stored bytes and embedding changes
+PREPROCESSING = "3"  # counted up when anything between stored bytes and embedding changes; 3: sound is read whole
 TEXT_BATCH = 16
 TEXT_STEP = 8  # token lengths are padded up to a multiple of this
 FLOAT32 = {"dtype" if at_least("transformers", "4.56") else "torch_dtype": torch.float32}

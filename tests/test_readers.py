@@ -15,14 +15,12 @@ import pytest
 import soundfile
 from conftest import cached, flac, tone
 
-from data import Clip
-from hyperbolic_clap.embedding.clips import embed_clips
 from hyperbolic_clap.embedding.files import embed_files
 from hyperbolic_clap.embedding.store import EmbeddingCache
 from hyperbolic_clap.inference.windows import windows
 from hyperbolic_clap.plumbing.errors import RowError
 from hyperbolic_clap.reading import audio as audio_reading
-from hyperbolic_clap.reading import cells, containers, readers
+from hyperbolic_clap.reading import cells, readers
 from hyperbolic_clap.reading.audio import hear
 
 RATE = 16_000
@@ -128,7 +126,7 @@ def test_forms_that_libsndfile_reads_in_part_or_not_at_all(form, tmp_path, monke
     data = make()
     found = hear(data, 0)
     assert len(found.waveform) / 48_000 == pytest.approx(seconds, abs=0.15)  # lossy formats pad to whole frames
-    assert found.notes == notes and not found.as_ever
+    assert found.notes == notes
     (tmp_path / "a").write_bytes(data)
     np.testing.assert_array_equal(found.waveform, hear(tmp_path / "a", 0).waveform)
     *_, (_, end, last) = windows(tmp_path / "a", 2.0, 1.0)
@@ -148,7 +146,7 @@ def test_what_libsndfile_reads_whole_is_read_by_it_alone(container, monkeypatch)
         samples, rate = file.read(dtype="float32"), file.samplerate
     found = hear(data, 0)
     np.testing.assert_array_equal(found.waveform, hear(samples, rate).waveform)
-    assert found.as_ever and not found.notes
+    assert not found.notes
 
 
 def with_chunk(data: bytes) -> bytes:
@@ -329,45 +327,13 @@ def test_a_recording_longer_than_ten_minutes_is_heard_to_its_end(tmp_path, monke
 # The cache
 
 
-def test_whole_sounds_keep_their_keys_and_others_get_new_ones():
-    plain = [flac(chirp()), flac(chirp(), format="WAV")]
-    other = [FORMS[name][0]() for name in ("chained Opus", "two FLAC in one", "M4A", "FLAC of unknown length")]
-    other += [unfinished_wav(), header_of_twice_the_length(), 2 * flac(chirp(), format="WAV"), vbr(chirp())]
-    assert all(Clip(0, "", [], [], audio=data).content_keys()[1] is None for data in plain)
-    for data in other:
-        key, earlier = Clip(0, "", [], [], audio=data).content_keys()
-        assert earlier and key != earlier
-    long = bytearray(flac(chirp(), 384_000))
-    assert containers.is_settled(bytes(long), 600, 600 * 48_000)
-    long[22:26] = (90 * 384_000).to_bytes(4, "big")
-    assert not containers.is_settled(bytes(long), 600, 600 * 48_000)
-
-
-def embed(clips, encoder, cache):
-    return [(clip, outcome) for clip, outcome in embed_clips(clips, encoder, cache)]
-
-
-def clips_of(*audio):
-    return [Clip(i, str(i), ["x"], [], audio=data) for i, data in enumerate(audio)]
-
-
-def test_old_vectors_stay_where_all_was_read_and_are_made_again_where_half_was(tmp_path, encoder):
-    half, whole = chained("OPUS"), vbr(chirp())
-    cache = EmbeddingCache(tmp_path, encoder.fingerprint)
-    wrong = np.full(encoder.embed_dim, 0.5, np.float32)
-    for data in (half, whole):
-        cache.add(Clip(0, "", [], [], audio=data).content_keys()[1], wrong)
-    keys = [key for _, key in embed(clips_of(half, whole), encoder, cache)]
-    assert not np.array_equal(cache.get(keys[0]), wrong) and np.array_equal(cache.get(keys[1]), wrong)
-
-
 def test_notes_are_repeated_by_a_later_run(tmp_path, encoder, caplog):
     sounds = {"a.wav": unfinished_wav(), "b.wav": flac(chirp(), format="WAV"), "c.flac": damaged_flac()}
     for name, data in sounds.items():
         (tmp_path / name).write_bytes(data)
     wanted = {readers.NO_LENGTH: ["a.wav"], readers.DAMAGED: ["c.flac"]}
     for _ in range(2):
-        cache = EmbeddingCache(tmp_path / "cache", encoder.fingerprint)
+        cache = EmbeddingCache(tmp_path / "cache", encoder.audio_fingerprint)
         before = len(cached(tmp_path / "cache"))
         embedder = SimpleNamespace(encoder=encoder, cache=cache)
         files, _, skipped = embed_files([tmp_path / name for name in sounds], embedder)
@@ -377,9 +343,9 @@ def test_notes_are_repeated_by_a_later_run(tmp_path, encoder, caplog):
         assert f"warning: 1 clip is damaged, read without the damaged parts ({tmp_path / 'c.flac'})" in caplog.text
         caplog.clear()
     assert len(files) == before == 3
-    (note,) = (tmp_path / "cache").rglob("notes-*.json")
+    note, *_ = (tmp_path / "cache").rglob("notes-*.json")
     note.write_text("[")
-    EmbeddingCache(tmp_path / "cache", encoder.fingerprint)
+    EmbeddingCache(tmp_path / "cache", encoder.audio_fingerprint)
     assert "is damaged" in caplog.text
 
 
@@ -387,7 +353,7 @@ def test_a_large_file_is_read_from_its_path(tmp_path, encoder, monkeypatch):
     data = muxed(tone(440, 8.0), "mp4", "aac")
     for name in ("plain.mp4", "large.mp4"):
         (tmp_path / name).write_bytes(data)
-    embedder = SimpleNamespace(encoder=encoder, cache=EmbeddingCache(None, encoder.fingerprint))
+    embedder = SimpleNamespace(encoder=encoder, cache=EmbeddingCache(None, encoder.audio_fingerprint))
     _, plain, _ = embed_files([tmp_path / "plain.mp4"], embedder)
     monkeypatch.setattr("data.MAX_BYTES", len(data) // 2)
     monkeypatch.setattr(cells, "MAX_BYTES", len(data) // 2)

@@ -32,7 +32,7 @@ def sounds(tmp_path):
 
 def test_rows_labels_and_classes(sounds):
     folder, table, target = sounds
-    done = recipe("--audio-dir", folder, "--csv", table, "--output-dir", target)
+    done = recipe("--audio-dir", folder, "--csv", table, "--output-dir", target, "--merge-rows")
     assert done.returncode == 0, done.stderr
     classes = ClassList.read(target / "class_labels.json")
     assert classes.names == ["cat", "clock alarm", "dog", "rain"]
@@ -172,3 +172,87 @@ def test_captions_of_files_that_cannot_have_them(tmp_path):
         file.write_bytes(content) if isinstance(content, bytes) else pq.write_table(pa.table(content), file)
         done = here("demo/captions.py", "--parquet-dir", tmp_path / "in", "--output-dir", tmp_path / "o", check=False)
         assert done.returncode == 2 and "a.parquet" in done.stderr and not (tmp_path / "o").exists()
+
+
+def made(sounds, text, *flags, files=()):
+    """What the recipe makes of a CSV and further files: what it said, and the parquet's table without the audio."""
+    folder, table, target = sounds
+    table.write_text(text, encoding="utf-8")
+    for name in files:
+        soundfile.write(folder / name, tone(300), 16_000)
+    done = recipe("--audio-dir", folder, "--csv", table, "--output-dir", target, *flags)
+    assert done.returncode == 0, done.stderr
+    return done, pq.read_table(target / "sounds.parquet").drop_columns("audio").to_pylist()
+
+
+VGGSOUND = "video_id,start,label,split\nvid,17,dog barking,train\nvid,46,train horning,test\n"
+
+
+def test_a_name_made_of_columns(sounds):
+    flags = ("--filename-template", "{video_id}_{start:06d}.wav")
+    done, rows = made(sounds, VGGSOUND, *flags, files=("vid_000017.wav", "vid_000046.wav"))
+    first, second = rows
+    assert first == {"video_id": "vid_000017", "human_labels": ["dog barking"], "csv_video_id": "vid", "start": "17",
+                     "split": "train"}  # fmt: skip
+    assert (second["video_id"], second["human_labels"], second["start"]) == ("vid_000046", ["train horning"], "46")
+    assert "warning" not in done.stdout
+    floats = VGGSOUND.replace(",17,", ",17.0,")
+    assert made(sounds, floats, *flags)[1][0]["video_id"] == "vid_000017"
+
+
+@pytest.mark.parametrize(
+    ("text", "template", "sentence"),
+    [
+        (VGGSOUND, "{video_id}_{begin}.wav", "has no column 'begin'"),
+        (VGGSOUND, "{video_id}_{start!r}.wav", "must name columns as"),
+        (VGGSOUND, "a.wav", "must name columns as"),
+        (VGGSOUND.replace(",17,", ",soon,"), "{video_id}_{start:06d}.wav", "start is 'soon', no whole number"),
+        (VGGSOUND, "{video_id}.flac", "need --filename-template"),
+    ],
+)
+def test_templates_that_do_not_fit(sounds, text, template, sentence):
+    folder, table, target = sounds
+    table.write_text(text)
+    done = recipe("--audio-dir", folder, "--csv", table, "--output-dir", target, "--filename-template", template)
+    assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_several_rows_of_a_file_are_merged_only_if_that_is_asked(sounds):
+    text = "filename,label,fold\na.wav,dog,1\na.wav,cat,2\nb.wav,dog,1\nb.wav,dog,1\n./c.wav,cat,1\n"
+    done, rows = made(sounds, text)
+    assert [(row["video_id"], row["human_labels"]) for row in rows] == [
+        ("a", ["dog"]), ("a", ["cat"]), ("b", ["dog"]), ("c", ["cat"])
+    ]  # fmt: skip
+    assert "1 files have several rows with different labels, 2 in all (the first is a.wav)" in done.stdout
+    done, rows = made(sounds, text, "--merge-rows")
+    assert [row["human_labels"] for row in rows] == [["dog", "cat"], ["dog"], ["cat"]]
+    assert [row["fold"] for row in rows] == ["1;2", "1", "1"]
+    assert "warning" not in done.stdout
+
+
+def test_captions_of_several_rows_belong_to_one_clip(sounds):
+    text = "filename,caption\na.wav,a dog\na.wav,a bark\nb.wav,a cat\n"
+    done, rows = made(sounds, text, "--caption-columns", "caption")
+    assert [row["captions"] for row in rows] == [["a dog", "a bark"], ["a cat"]] and "warning" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["./fold2/c.wav", "fold2\\c.wav", ".\\fold2\\c.wav", "fold2//c.wav", "./c"])
+def test_spellings_of_a_path(sounds, name):
+    _, rows = made(sounds, f"filename,label\n{name},dog\na.wav,cat\n")
+    assert [row["video_id"] for row in rows] == ["c", "a"]
+
+
+def test_composed_and_decomposed_names_are_one(sounds):
+    composed, decomposed = "caf\u00e9.wav", "cafe\u0301 2.wav"
+    text = "filename,label\ncafe\u0301.wav,dog\ncaf\u00e9 2.wav,cat\n"
+    _, rows = made(sounds, text, files=(composed, decomposed))
+    assert [row["human_labels"] for row in rows] == [["dog"], ["cat"]]
+
+
+def test_the_other_columns_split_the_clips(sounds, tmp_path):
+    """Recordings of one source stay on one side, as --split-by asks."""
+    text = "filename,label,source\na.wav,dog,x\nb.wav,cat,x\nc.wav,dog,y\nd.wav,cat,z\n"
+    _, rows = made(sounds, text)
+    assert [row["source"] for row in rows] == ["x", "x", "y", "z"]
+    flags = ("--parquet-dir", sounds[2], "--class-labels", sounds[2] / "class_labels.json", "--split-by", "source")
+    script("train_hyperbolic_clap.py", *flags, "--epochs", "1", "--no-cache", "--output-dir", tmp_path / "out")

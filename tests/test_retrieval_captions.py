@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -15,7 +16,7 @@ from conftest import ROOT, script, tone, tone_rows, write_rows
 from hyperbolic import HyperbolicProjector, cosine_similarity
 from hyperbolic_clap.metrics.retrieval import retrieve, summary
 from hyperbolic_clap.plumbing.config import TrainConfig
-from hyperbolic_clap.reading.captions import parse_captions
+from hyperbolic_clap.reading.captions import parse_captions, read_captions
 from hyperbolic_clap.training.caption_trainer import CaptionTrainer
 
 NAMES = ("R@1", "R@5", "R@10", "mAP@10", "median_rank")
@@ -238,3 +239,58 @@ def test_a_file_without_captions_can_be_skipped(tmp_path):
     done = script("test_retrieval.py", *flags, "--skip-bad-files")
     assert "01.parquet has no column 'caption' or 'captions'" in done.stdout
     assert json.loads((tmp_path / "r.json").read_text())["test_info"]["clips"]["used"] == 3
+
+
+def one_a_row(rows):
+    """Grouped rows as AudioCaps has them: each caption with the audio again."""
+    return [
+        {key: value for key, value in row.items() if key != "captions"} | {"caption": text}
+        for row in rows
+        for text in row["captions"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def both_forms(tmp_path_factory):
+    """The same twelve clips with three captions each, grouped and one caption a row, and an equal id of other audio."""
+    home = tmp_path_factory.mktemp("forms")
+    rows = [{key: row[key] for key in ("video_id", "audio")} for row in tone_rows(12)]
+    for i, row in enumerate(rows):
+        row["captions"] = [f"a tone number {i}", f"whistle {i}", "a pure tone"]
+    rows[3]["video_id"] = rows[2]["video_id"]
+    write_rows(home / "grouped", rows)
+    write_rows(home / "apart", one_a_row(rows))
+    return home
+
+
+def test_one_caption_a_row_is_the_same_as_grouped(both_forms, tmp_path):
+    found = {}
+    for form in ("grouped", "apart"):
+        flags = ("--parquet-dir", both_forms / form, "--cache-dir", tmp_path / "cache")
+        done = script("test_retrieval.py", *flags, "--output-json", tmp_path / "r.json")
+        training = ("--text", "captions", "--epochs", "1", "--output-dir", tmp_path / form)
+        script("train_hyperbolic_clap.py", *flags, *training)
+        (checkpoint,) = (tmp_path / form).glob("best_*.pth")
+        weights = torch.load(checkpoint, weights_only=True)["projection_state_dict"]
+        found[form] = json.loads((tmp_path / "r.json").read_text()), weights, done.stdout
+    grouped, apart = (found[form] for form in ("grouped", "apart"))
+    assert grouped[0]["metrics"] == apart[0]["metrics"]
+    assert all(torch.equal(value, apart[1][name]) for name, value in grouped[1].items())  # split and batches too
+    counts = apart[0]["test_info"]["clips"]
+    assert (counts["used"], counts["rows_of_the_same_audio"], counts["captions"]) == (12, 24, 36)
+    assert "36 rows hold the audio of 12 clips" in apart[2] and "rows hold the audio" not in grouped[2]
+    assert "rows_of_the_same_audio" not in grouped[0]["test_info"]["clips"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "captions"),
+    [
+        ({"text": ["a", "b"]}, [["a"], ["b"]]),
+        ({"caption_1": ["a", "b"], "caption_2": ["c", None], "text": ["d", "d"]}, [["a", "c"], ["b"]]),
+        ({"caption": ["a", "b"], "text": ["c", "d"]}, [["a"], ["b"]]),
+        ({"text": [1, 2], "description": ["a", "b"]}, [["a"], ["b"]]),
+    ],
+)
+def test_columns_of_captions(tmp_path, columns, captions):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert read_captions(tmp_path / "a.parquet", 2) == captions

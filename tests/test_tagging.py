@@ -11,6 +11,8 @@ import torch
 from conftest import flac, script, tone, tone_rows, write_rows
 from sklearn.linear_model import LogisticRegression
 
+import tag_sounds
+from hyperbolic_clap.embedding.files import find_sounds
 from hyperbolic_clap.inference.tagging import Tagger
 from hyperbolic_clap.inference.windows import windows
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, fit, reliability
@@ -176,8 +178,9 @@ def test_timelines_never_take_the_place_of_other_files(timeline, tmp_path):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "rec.wav", tone(300, 2.0), 16_000)
     files = tmp_path / "a" / "rec.wav", tmp_path / "b" / "rec.wav"
-    done, rows = timeline(*files, check=False)
-    assert done.returncode == 2 and "would both become" in done.stderr and rows is None
+    timeline(*files)
+    found = {path.relative_to(tmp_path / "labels").as_posix() for path in (tmp_path / "labels").rglob("*.csv")}
+    assert found == {"a/rec.csv", "b/rec.csv"}
     (tmp_path / "labels" / "rec.txt").write_text("a transcript")
     done, rows = timeline(files[0], check=False)
     assert done.returncode == 2 and "is there already and no timeline" in done.stderr
@@ -234,3 +237,38 @@ def test_a_branch_has_the_prototypes_of_its_members():
         found.append(tagger.probabilities(torch.eye(4)[:1])[0, 0])
     # Dog: 1; Bark: 0, and 0.5 more by its prototype.
     assert found[1] > found[0]
+
+
+def test_folders_of_links_are_entered_and_each_file_is_heard_once(tmp_path):
+    (tmp_path / "music" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("music/a.wav", "music/deep/b.MOV", "elsewhere/c.3gp", "elsewhere/no.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "music" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "music" / "again").symlink_to(tmp_path / "music" / "deep")
+    (tmp_path / "music" / "deep" / "loop").symlink_to(tmp_path / "music")
+    (tmp_path / "music" / "0.wav").symlink_to(tmp_path / "music" / "a.wav")
+    found = find_sounds([tmp_path / "music", tmp_path / "music" / "a.wav"])
+    assert [where.as_posix() for where in found.values()] == ["a.wav", "deep/b.MOV", "link/c.3gp"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["x"], ["a/rec", "b/rec", "other"]),
+        (["x/a", "x/b"], ["a/rec", "b/rec"]),
+        (["x/a/rec.wav", "x/other.wav"], ["rec", "other"]),
+        (["x/other.wav", "y"], ["other.wav", "other.mp3"]),
+    ],
+)
+def test_names_of_timelines(tmp_path, monkeypatch, given, names):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x/a/rec.wav", "x/b/rec.wav", "x/other.wav", "y/other.mp3"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"x")
+    found = tag_sounds.targets(find_sounds(map(Path, given)))
+    assert [name.removeprefix("x/").removeprefix("y/") for name in found.values()] == [
+        name.removesuffix(".wav").removesuffix(".mp3") for name in names
+    ]
+    Path("x/other.mp3").write_bytes(b"x")
+    assert sorted(tag_sounds.targets(find_sounds([Path("x")])).values())[2:] == ["other.mp3", "other.wav"]

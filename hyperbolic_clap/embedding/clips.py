@@ -54,14 +54,11 @@ def embed_clips(
                 raise RowError(reason)
             if clip.audio is None:
                 raise RowError(clip.without, lasting=not clip.beside)
-            key, earlier = clip.content_keys()
+            key = clip.content_key()
             if cache.get(key) is not None:
                 return key, None
             waveform = decode(clip)
             cache.note(key, clip.notes)
-            if earlier and clip.as_ever and (vector := cache.get(earlier)) is not None:
-                cache.add(key, vector)
-                return key, None
             return key, encoder.encode_waveform(waveform) if on_cpu else encoder.windows(waveform)
         except RowError as error:
             return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,24 +13,31 @@ from hyperbolic_clap.embedding.clips import embed_clips
 from hyperbolic_clap.embedding.pipeline import Embedder
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.plumbing.errors import RowError, UserError
+from hyperbolic_clap.reading.sound_files import ENDINGS, once_each, sounds_below
 
-ENDINGS = frozenset(".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .webm .aac .wma .aif .aiff .au .w64 .caf".split())
 
+def find_sounds(paths: Iterable[Path]) -> dict[Path, Path]:
+    """Files as they are given, and of each folder all sound files below it, sorted, each real file once.
 
-def find_sounds(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are given, and of each folder all sound files below it, sorted; UserError for a path of neither."""
-    found: dict[Path, None] = {}
+    -> {file: where it lies below the folder that was given, or its name}. UserError for a path of neither.
+    """
+    found: dict[Path, Path] = {}
+    known: set[str] = set()
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            inside = {file: file.relative_to(path) for file in once_each(sounds_below(path))}
             if not inside:
                 raise UserError(f"{path} holds no sound file ({', '.join(sorted(ENDINGS))})")
-            found |= dict.fromkeys(inside)
         elif path.is_file():
-            found[path] = None
+            inside = {path: Path(path.name)}
         else:
             raise UserError(f"{path} is neither a file nor a folder")
-    return list(found)
+        for file, where in inside.items():
+            real = os.path.realpath(file)
+            if real not in known:
+                known.add(real)
+                found[file] = where
+    return found
 
 
 def clips_of(paths: Iterable[Path], skipped: Skipped) -> Iterator[Clip]:

@@ -10,7 +10,7 @@ import torch
 from data import ParquetFolder
 from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, use_all
 from hyperbolic_clap.embedding.texts import embed_texts
-from hyperbolic_clap.plumbing.errors import UserError, warn
+from hyperbolic_clap.plumbing.errors import UserError, log, warn
 from hyperbolic_clap.reading.captions import read_captions
 from hyperbolic_clap.reading.rows import Rows
 
@@ -41,6 +41,7 @@ class EmbeddedPairs:
 def embed_pairs(pipeline: EmbeddingPipeline) -> EmbeddedPairs | None:
     """The first num_samples rows that have captions and usable audio; None on ranks above 0.
 
+    Rows with the same audio are one clip with the captions of all, as AudioCaps writes its five captions in five rows.
     Captions go to the encoder as they are, without a prompt. UserError if there are none.
     """
     captions = _captions(pipeline.folder)
@@ -50,17 +51,32 @@ def embed_pairs(pipeline: EmbeddingPipeline) -> EmbeddedPairs | None:
     embedded = pipeline.embed_rows(use_all, (NO_CAPTION, silent))
     if embedded is None:
         return None
-    rows = embedded.rows
-    said = [captions[number] for number in rows.sample_ids.tolist()]
+    first, clip_of = distinct(embedded.keys)
+    said: list[dict[str, None]] = [{} for _ in first]
+    for clip, number in zip(clip_of.tolist(), embedded.rows.sample_ids.tolist(), strict=True):
+        said[clip] |= dict.fromkeys(captions[number])
+    rows, audio, counts = embedded.rows, embedded.audio, embedded.counts
+    if len(first) < len(rows):
+        log.info("%d rows hold the audio of %d clips: rows with the same audio are one clip with the captions of all",
+                 len(rows), len(first))  # fmt: skip
+        counts = counts | {"used": len(first), "rows_of_the_same_audio": len(rows) - len(first)}
+        rows, audio = rows.take(first), audio[torch.from_numpy(first)]
     if len(rows) < 2:
         raise UserError(f"{pipeline.folder.folder} has {len(rows)} usable clip with captions; two are needed")
     position = {text: i for i, text in enumerate(dict.fromkeys(text for texts in said for text in texts))}
     if len(position) < 2:
         raise UserError(f"all clips in {pipeline.folder.folder} have one and the same caption; two are needed")
     pairs = np.array([(clip, place) for clip, texts in enumerate(said) for place in sorted(position[t] for t in texts)])
-    counts = embedded.counts | {"captions": len(pairs), "distinct_captions": len(position)}
+    counts = counts | {"captions": len(pairs), "distinct_captions": len(position)}
     text = embed_texts(list(position), pipeline.embedder.encoder, pipeline.embedder.cache)
-    return EmbeddedPairs(rows, list(position), embedded.audio, text, pairs, counts)
+    return EmbeddedPairs(rows, list(position), audio, text, pairs, counts)
+
+
+def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 32) uint8 -> ((M,) positions where each key occurs first, ascending; (N,) which of the M each one is)."""
+    place: dict[bytes, int] = {}
+    of = np.array([place.setdefault(key.tobytes(), len(place)) for key in keys], int)
+    return np.unique(of, return_index=True)[1], of
 
 
 def _captions(folder: ParquetFolder) -> list[list[str]]:

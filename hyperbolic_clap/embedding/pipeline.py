@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from CLAP.checkpoint import hash_file
@@ -13,7 +14,7 @@ from CLAP.encoder import Encoder
 from data import ParquetFolder
 from hyperbolic_clap.embedding.clips import SkipReason
 from hyperbolic_clap.embedding.packed_targets import PackedTargets
-from hyperbolic_clap.embedding.row_index import Exclusion, embed_rows, record
+from hyperbolic_clap.embedding.row_index import Exclusion, embed_rows, keys_of, record
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
 from hyperbolic_clap.embedding.texts import PROMPT, embed_classes
@@ -31,10 +32,14 @@ NO_CLASS = "no label of the class list"
 
 @dataclass(frozen=True)
 class EmbeddedRows:
-    """The N used rows without their audio, their (N, D) float32 embeddings on the CPU, and what was skipped."""
+    """The N used rows without their audio, their (N, D) float32 embeddings on the CPU, and what was skipped.
+
+    keys (N, 32) uint8: rows with equal ones hold the same audio.
+    """
 
     rows: Rows
     audio: torch.Tensor
+    keys: np.ndarray
     skipped: Skipped
     counts: dict
 
@@ -161,13 +166,15 @@ def embed_folder(
     for some in all_skipped:
         skipped.merge(some)
     skipped.tell()
-    files = record(folder, embedder.index, embedder.encoder, [part for some in parts for part in some])
+    parts = [part for some in parts for part in some]
+    files = record(folder, embedder.index, embedder.encoder, parts)
     rows = Rows.join(folder.classes, used)
     if folder.bad and not len(rows) and not skipped.counts:
         raise folder.nothing()
     counts = {"used": len(rows), "skipped": skipped.report(), "notes": skipped.noted.report()}
     counts |= {"skipped_files": folder.skipped, "files": files}
-    return EmbeddedRows(rows, audio[0] if len(audio) == 1 else torch.cat(audio), skipped, counts)
+    keys = keys_of(rows.sample_ids, parts)
+    return EmbeddedRows(rows, audio[0] if len(audio) == 1 else torch.cat(audio), keys, skipped, counts)
 
 
 def use_all(labels: int, matches: int) -> None:

@@ -28,7 +28,6 @@ from hyperbolic_clap.reading.rows import Rows
 
 Exclusion = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
 DEFAULT = Columns()
-READERS = "2"  # counted up when other bytes than before can be read: what the table says of them is no longer so
 UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stands for one of the reasons
 
 
@@ -77,7 +76,7 @@ class Part:
 
 def kind_of(encoder: Encoder, names: Columns = DEFAULT) -> str:
     """Where the entries lie of files read for this encoder, by these columns: both decide what a row's audio is."""
-    return f"{encoder.audio_fingerprint[:32]}/known {READERS}{names.kind}"
+    return f"{encoder.audio_fingerprint[:32]}/known{names.kind}"
 
 
 def known_part(folder: ParquetFolder, known: FileIndex, encoder: Encoder, span: Span) -> Part:
@@ -200,6 +199,15 @@ def columns(clips: Iterable[Clip], classes: ClassList) -> Rows:
     """Clips as Rows."""
     names = ("sample_id", "video_id", "human_labels", "machine_labels")
     return Rows.of(classes, *([getattr(clip, name) for clip in clips] for name in names))
+
+
+def keys_of(sample_ids: np.ndarray, parts: list[Part]) -> np.ndarray:
+    """(N,) numbers of used rows -> their (N, 32) uint8 content keys."""
+    numbers = [np.arange(part.span.first + part.span.start, part.span.first + part.span.stop) for part in parts]
+    numbers = np.concatenate([np.empty(0, int), *numbers])
+    order = np.argsort(numbers)
+    keys = np.concatenate([np.empty((0, 32), np.uint8), *(part.keys for part in parts)])
+    return keys[order[np.searchsorted(numbers[order], sample_ids)]]
 
 
 def record(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: list[Part]) -> dict:

@@ -9,7 +9,7 @@ import numpy as np
 
 from CLAP import SAMPLE_RATE
 from hyperbolic_clap.plumbing.errors import RowError
-from hyperbolic_clap.reading.readers import CUT, read, require_rate, soundfile_blocks
+from hyperbolic_clap.reading.readers import CUT, read, require_rate
 
 MAX_SECONDS = 600  # of a clip that are read; more would let one file fill the memory
 FEWEST_STEPS = 256  # floats with such a peak are integers, of at least 8 of their 16 bits
@@ -17,14 +17,10 @@ MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE  # held at a time; of a higher rate more
 
 
 class Heard(NamedTuple):
-    """A (samples,) float32 waveform: 48 kHz, mono, finite, not empty; and what must be said of it: readers.CUT ...
-
-    as_ever: every version of this project hears these bytes so.
-    """
+    """A (samples,) float32 waveform: 48 kHz, mono, finite, not empty; and what must be said of it: readers.CUT ..."""
 
     waveform: np.ndarray
     notes: list[str]
-    as_ever: bool
 
 
 def decode(audio: bytes | np.ndarray | Path | None, rate: int) -> np.ndarray:
@@ -45,12 +41,11 @@ def hear(audio: bytes | np.ndarray | Path | None, rate: int) -> Heard:
         raise RowError("no audio")
     if isinstance(audio, np.ndarray):
         cut = max(audio.shape, default=0) > _most_frames(rate)
-        mono, peak, notes, as_ever = _mono_of_samples(audio, rate), None, [CUT] * cut, False
+        mono, peak, notes = _mono_of_samples(audio, rate), None, [CUT] * cut
     else:
-        reading, reader = read(audio, MAX_SECONDS, Whole)
+        reading, _ = read(audio, MAX_SECONDS, Whole)
         mono, rate, peak = reading.taker.finish()
-        # The first version stopped at MAX_SAMPLES whatever the rate, and knew libsndfile alone.
-        notes, as_ever = reading.notes, reader is soundfile_blocks and peak is None and isinstance(audio, bytes)
+        notes = reading.notes
     if not len(mono):
         raise RowError("empty audio")
     if not np.isfinite(mono).all():
@@ -63,7 +58,7 @@ def hear(audio: bytes | np.ndarray | Path | None, rate: int) -> Heard:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
         if not len(mono):
             raise RowError("empty audio", "too short to resample")
-    return Heard(np.ascontiguousarray(mono), notes, as_ever)
+    return Heard(np.ascontiguousarray(mono), notes)
 
 
 def _most_frames(rate: int) -> int:

@@ -17,12 +17,11 @@ NO_SIZE = 0x7FFFF000  # from here on a size of a data chunk means that nobody kn
 
 
 class WavData(NamedTuple):
-    """The samples of a WAV file: the size in its header, the bytes that lie there, those of a second, and the Hz."""
+    """The samples of a WAV file: the size in its header, the bytes that lie there, and those of a second."""
 
     declared: int
     present: int
     per_second: int
-    rate: int
 
 
 def is_foreign(data: Bytes) -> bool:
@@ -41,13 +40,13 @@ def wav_data(data: Bytes) -> WavData | None:
     """Where a WAV file's samples lie; None if it is none, or one without format or data."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
-    at, per_second, rate = 12, 0, 0
+    at, per_second = 12, 0
     while at + 8 <= len(data):
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         if name == b"data":
-            return WavData(size, len(data) - at - 8, per_second, rate) if per_second else None
+            return WavData(size, len(data) - at - 8, per_second) if per_second else None
         if name == b"fmt ":
-            rate, per_second = (int.from_bytes(data[at + i : at + i + 4], "little") for i in (12, 16))
+            per_second = int.from_bytes(data[at + 16 : at + 20], "little")
         at += 8 + size + size % 2
     return None
 
@@ -58,20 +57,6 @@ def promised_seconds(data: Bytes) -> float | None:
         return flac[0] / flac[1] if all(flac) else None
     wav = wav_data(data)
     return wav.declared / wav.per_second if wav and 0 < wav.declared < NO_SIZE else None
-
-
-def is_settled(data: Bytes, seconds: int, samples: int) -> bool:
-    """Whether all versions of this project read these bytes alike, or not at all: FLAC and WAV of a plain build.
-
-    Whole by their header, a single sound, within `seconds` and at most `samples` long. Others are keyed anew, so that
-    no vector of half a sound, kept by a version that knew libsndfile's count of frames alone, is taken for the whole.
-    """
-    if flac := flac_length(data):
-        return all(flac) and flac[0] <= min(seconds * flac[1], samples) and not is_joined(data)
-    wav = wav_data(data)
-    if wav is None or is_followed(data) or not 0 < wav.declared <= min(wav.present, seconds * wav.per_second):
-        return False
-    return wav.declared * wav.rate <= samples * wav.per_second
 
 
 def lacks_its_length(data: Bytes) -> bool:
