@@ -174,7 +174,8 @@ def write_parquet(
     schema = pa.schema([("video_id", pa.string()), ("audio", audio), ("human_labels", texts)])
     schema = schema.append(pa.field("captions", texts)) if captions else schema
     names = list(files)
-    with pq.ParquetWriter(target, schema, compression="none") as writer:  # audio bytes hardly compress
+    # A file of Python's, since Arrow takes every path for UTF-8. Audio bytes hardly compress.
+    with target.open("wb") as file, pq.ParquetWriter(file, schema, compression="none") as writer:
         for start in range(0, len(names), ROWS_AT_ONCE):
             rows = [
                 {
