@@ -8,9 +8,9 @@
 
     python train_hyperbolic_clap.py --parquet-dir data/captioned/train --text captions
 
-Writes to --output-dir: projection_epoch_N.pth for each epoch, best_projection_epoch_N.pth for the lowest validation
-loss (with captions the highest R@1), and setup.json with the arguments, versions, clip counts and the figures of every
-epoch.
+Writes to --output-dir: projection_epoch_N.pth for each epoch, best_projection_epoch_N.pth for the best one by
+--select-by (the lowest validation loss; with captions the highest R@1), and setup.json with the arguments, versions,
+clip counts and the figures of every epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hyperbolic_clap.plumbing.config import ProjectorConfig
+from hyperbolic_clap.plumbing.config import SELECT_BY, ProjectorConfig
 from hyperbolic_clap.plumbing.errors import log
 from hyperbolic_clap.plumbing.flags import (
     Parser,
@@ -115,8 +115,15 @@ def parser() -> Parser:
         help="testing adds B cosine(clip, mean training audio of the class); the means go into the checkpoint, classes "
         "without clips get none, and the loss knows nothing of it (default: 0, off)",
     )
-    add("--patience", type=at_least(1), default=None, metavar="N", help="stop after N epochs without a better "
-        "one: a lower validation loss, with captions a higher R@1 (default: train all --epochs)")
+    add(
+        "--select-by",
+        choices=SELECT_BY,
+        default="val_loss",
+        help="which epoch is best: the lowest validation loss, or the highest of a metric on the validation clips; "
+        "with captions always the highest R@1 (default: val_loss)",
+    )
+    add("--patience", type=at_least(1), default=None, metavar="N", help="stop after N epochs without one that "
+        "--select-by finds better (default: train all --epochs)")
     add(
         "--split-by",
         default="video_id",
@@ -124,6 +131,8 @@ def parser() -> Parser:
         help="clips with one value in this parquet column stay on one side of the split (default: video_id)",
     )
     add("--resume", action="store_true", help="go on after the last finished epoch in --output-dir")
+    add("--keep", choices=("all", "best"), default="all", help="checkpoints of all epochs, or of the best and the last "
+        "one, which --resume goes on from (default: all)")
     add("--log-to", choices=("tensorboard", "swanlab"), default=None, help="also log every epoch to a local tracker")
     add("--learn-c", action="store_true", help="let the training change c, starting from --c")
     return parser
@@ -144,7 +153,7 @@ def main(args: argparse.Namespace) -> None:
     require_trainable(config, pipeline)
     if not ranks.rank:
         told = describe_run(arguments(args) | {"loss": config.loss, "c": config.c}, model.device, ranks.size)
-        output, tracker = open_output(run_in, told, model), open_tracker(run_in.log_to, run_in.output_dir)
+        output, tracker = open_output(run_in, config, told, model), open_tracker(run_in.log_to, run_in.output_dir)
     clips = embed_pairs(pipeline) if config.captions else pipeline.embed(skip_untrainable)
     if clips is None:  # a rank above 0, whose vectors rank 0 has now
         return ranks.close()

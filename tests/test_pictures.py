@@ -125,13 +125,18 @@ def captions(figure):
 
 def test_losses_show_the_numbers_of_setup_json(trained, results):
     figure = figure_of("losses", trained, results)
-    for axes, similarity in zip(figure.axes, ("cosine", "hyperbolic"), strict=True):
+    assert len(figure.axes) == 4
+    for axes, below, similarity in zip(figure.axes, figure.axes[2:], ("cosine", "hyperbolic"), strict=False):
         setup = json.loads((trained / similarity / "setup.json").read_text())
         lines = {line.get_label(): line for line in axes.lines}
         for label, key in (("training", "train_loss"), ("validation", "val_loss")):
             assert lines[label].get_xydata().tolist() == [[e["epoch"], e[key]] for e in setup["epochs"]]
         assert lines[f"best: epoch {setup['best_epoch']}"].get_xdata().tolist() == [setup["best_epoch"]]
         assert axes.get_title().startswith(similarity)
+        drawn = {line.get_label(): line.get_xydata().tolist() for line in below.lines}
+        assert drawn == {name: [[e["epoch"], e[f"val_{name}"]] for e in setup["epochs"]]
+                         for name in ("acc@1", "map", "map_samples")}  # fmt: skip
+    assert "The best epoch has the lowest validation loss." in captions(figure)
     assert "seed 42, learning rate 0.0001" in captions(figure)
 
 

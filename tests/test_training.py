@@ -193,7 +193,7 @@ def test_without_any_negative_their_similarity_is_none():
     every = Trainer(settings, AUDIO, torch.ones_like(TARGETS), TEXT, rows[:72], rows[72:])
     (record,) = every.epochs()
     assert record["similarity_negatives"] is None and record["similarity_positives"] < 0
-    assert "negatives nan" in describe(record)
+    assert len(describe(record, 1)) <= 100
 
 
 def test_split_keeps_videos_together_and_follows_the_seed():

@@ -52,6 +52,15 @@ def metrics(scores: np.ndarray, targets: np.ndarray, top_k: int) -> dict:
     return result
 
 
+def headline(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """acc@1, map and map_samples as of `metrics`, to the bit; (N, M) finite scores of clips that all have a class."""
+    order, once = rank_classes(scores), weighted.plain(len(scores))
+    ratios = hit_ratios(order, targets, 1) | score_ratios(scores, order, targets)
+    found = {name: weighted.ratio(once, *ratios[name]) for name in ("acc@1", "map_samples")}
+    found["map"] = weighted.mean_of_classes(Ranking(scores, targets).precision(once))
+    return {name: float(found[name][0]) for name in ("acc@1", "map", "map_samples")}
+
+
 def hit_ratios(top: np.ndarray, targets: np.ndarray, k: int) -> Ratios:
     """acc@k, mrr and the micro averages of N clips as ratios of sums.
 

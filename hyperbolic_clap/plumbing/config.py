@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.json"
 DEFAULT_CHECKPOINT = "laion/larger_clap_general"
+SELECT_BY = ("val_loss", "val_acc@1", "val_map", "val_map_samples")  # figures by which an epoch may be the best
 CONVENTION = "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|"
 
 
@@ -97,6 +98,7 @@ class TrainConfig:
     text: str = "labels"
     train_ratio: float = 0.8
     patience: int | None = None
+    select_by: str = "val_loss"
 
     @property
     def captions(self) -> bool:
@@ -106,7 +108,8 @@ class TrainConfig:
     def identity(self) -> dict:
         """What the weights after a given epoch depend on; of the later settings only those that are not the default."""
         later = ("logit_scale", "text_radius", "lr_schedule", "average_with_start", "prototypes", "split_by")
-        elsewhere = ("text", "train_ratio", "patience")  # the data's fingerprint holds the texts and the split
+        # The data's fingerprint holds the texts and the split; the last two say which epoch is taken, not what it is.
+        elsewhere = ("text", "train_ratio", "patience", "select_by")
         fields = type(self).__dataclass_fields__
         kept = {n: v for n, v in asdict(self).items() if n not in later or v != fields[n].default}
         epochs = kept.pop("epochs")  # only how long it goes on, unless a schedule ends where they end
@@ -116,8 +119,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a training writes. log_to: a local tracker, or None. resume: go on after the last finished epoch."""
+    """Where a training writes. log_to: a local tracker, or None. resume: go on after the last finished epoch.
+
+    keep: "all" checkpoints, or "best": those of the best and of the last epoch.
+    """
 
     output_dir: Path = Path("checkpoints_hyperbolic")
     resume: bool = False
     log_to: str | None = None
+    keep: str = "all"

@@ -252,7 +252,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
     The loss that goes with --text is taken where none was given.
     """
     captions = args.text == "captions"
-    for flag, given in (("--loss softmax", args.loss == "softmax"), ("--prototypes", args.prototypes)):
+    chosen = f"--select-by {args.select_by}", args.select_by != "val_loss"
+    for flag, given in (("--loss softmax", args.loss == "softmax"), ("--prototypes", args.prototypes), chosen):
         if captions and given:
             raise UserError(f"{flag} needs a class list, which --text captions does not have; leave it out")
     from hyperbolic import LOSSES, SIMILARITIES  # here, since torch is slow to load and --help needs none of it
@@ -272,7 +273,7 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
 
 def run_config(args: argparse.Namespace) -> RunConfig:
     """The flags that say where a training writes."""
-    return RunConfig(args.output_dir, args.resume, args.log_to)
+    return RunConfig(args.output_dir, args.resume, args.log_to, args.keep)
 
 
 def _prompts(given: list[str] | None, file: Path | None) -> tuple[str, ...] | None:

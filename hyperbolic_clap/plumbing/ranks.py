@@ -155,12 +155,12 @@ class Progress:
     """One bar on rank 0 over the rows of all ranks."""
 
     def __init__(self, ranks: Alone):
-        from tqdm import tqdm
+        from hyperbolic_clap.plumbing.progress import bar
 
         self.ranks, self.told = ranks, time.monotonic()
         self.all_rows = self.left = self.new = 0
         self.watcher: threading.Thread | None = None
-        self.bar = tqdm(desc="embedding", unit="clip", mininterval=0.5, disable=ranks.rank > 0)
+        self.bar = bar("embedding", "clip", delay=0, disable=ranks.rank > 0)
 
     def begin(self, all_rows: int, share: int) -> None:
         """Now the ranks go up to row `all_rows`, this one with a share of rows."""
@@ -195,6 +195,9 @@ class Progress:
         done = self.ranks.count(self.new)
         self.new, self.told = 0, time.monotonic()
         self.bar.update(done - self.bar.n)
+        if not self.bar.initial and not self.bar.disable:  # loading the model belongs to no clip's time
+            self.bar.initial = self.bar.n
+            self.bar.unpause()
         return done
 
     def __enter__(self) -> Progress:

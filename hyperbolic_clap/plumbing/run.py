@@ -51,6 +51,12 @@ def run(main: Callable[[Flags], None], flags: Flags) -> int:
 class _Log(logging.StreamHandler):
     """A log that ends without a word where its reader has left (`| head`): the work itself goes on."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        if "tqdm" not in sys.modules or not sys.stderr.isatty():
+            return super().emit(record)
+        with sys.modules["tqdm"].tqdm.external_write_mode(sys.stdout):  # a line above the bar, not behind it
+            return super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if isinstance(sys.exc_info()[1], BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())

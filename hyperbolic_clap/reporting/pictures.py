@@ -11,6 +11,7 @@ from hyperbolic_clap.plumbing.errors import UserError, log, printable
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's colours, which differ for every kind of colour vision
 WIDTH = 8.8  # inches: 880 points of a README, in twice as many pixels
+METRICS = {"val_acc@1": "acc@1", "val_map": "map", "val_map_samples": "map_samples"}
 CAPTION = 132  # characters of a caption's line
 
 
@@ -27,6 +28,9 @@ def caption(figure, text: str) -> None:
 def draw_losses(setups: list[Path]):
     """Training and validation loss by epoch, one panel for each --setup; the best epoch is marked.
 
+    Below, the metrics of the validation clips, where all trainings have them: losses of two similarities cannot be
+    compared, these can.
+
     python plot_results.py losses --setup checkpoints_hyperbolic/setup.json --output losses.png
     """
     from matplotlib.figure import Figure
@@ -35,8 +39,20 @@ def draw_losses(setups: list[Path]):
     from hyperbolic import SIMILARITIES
 
     runs = [read_setup(path) for path in setups]
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(runs), squeeze=False, sharey=same_loss(runs))[0]
+    measured = all(type(entry.get(name)) is float for setup in runs for entry in setup["epochs"] for name in METRICS)
+    figure = Figure(figsize=(WIDTH, 5.6 if measured else 3.4), layout="constrained")
+    sharing = "row" if same_loss(runs) else False
+    panels, *below = figure.subplots(1 + measured, len(runs), squeeze=False, sharey=sharing)
+    for axes, setup in zip(below[0] if measured else (), runs, strict=measured):
+        for (name, label), style in zip(METRICS.items(), ("-", "--", ":"), strict=True):
+            values = [[entry[key] for entry in setup["epochs"]] for key in ("epoch", name)]
+            axes.plot(*values, style, color=BLUE, marker="s", markersize=4, label=label, linewidth=1.8)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.legend()
+    if measured:
+        below[0][0].set_ylabel("metric, validation clips")
     for panel, (path, setup) in zip(panels, zip(setups, runs, strict=True), strict=True):
         epochs = [entry["epoch"] for entry in setup["epochs"]]
         for name, key, colour, mark in (("training", "train_loss", ORANGE, "o"), ("validation", "val_loss", BLUE, "s")):
@@ -65,9 +81,17 @@ def draw_losses(setups: list[Path]):
     told = {training_text(setup) for setup in runs}
     caption(figure, (
         f"{told.pop() if len(told) == 1 else ''}The training loss is averaged while an epoch changes the weights, the "
-        "validation loss is taken after it, so training can start above validation. The best epoch has the lowest "
-        "validation loss."))
+        "validation loss is taken after it, so training can start above validation. The best epoch has the "
+        f"{' and the '.join(sorted({chosen_by(setup) for setup in runs}))}."))
     return figure
+
+
+def chosen_by(setup: dict) -> str:
+    """What the best epoch of a training has, by its --select-by and --text."""
+    arguments = setup.get("arguments") or {}
+    label = METRICS.get(str(arguments.get("select_by")))
+    captions = arguments.get("text") == "captions"
+    return f"highest validation {label}" if label else "highest R@1" if captions else "lowest validation loss"
 
 
 def read_setup(path: Path) -> dict:

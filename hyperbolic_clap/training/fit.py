@@ -35,7 +35,7 @@ def require_trainable(config: TrainConfig, pipeline: EmbeddingPipeline) -> None:
         )
 
 
-def open_output(run: RunConfig, described: dict, model: Model) -> RunFolder:
+def open_output(run: RunConfig, config: TrainConfig, described: dict, model: Model) -> RunFolder:
     """The RunFolder of a run; under torchrun it is resumed when the ranks were restarted. described: of the run."""
     encoder, ranks = model.embedder.encoder, model.ranks
     setup = described | {
@@ -47,7 +47,8 @@ def open_output(run: RunConfig, described: dict, model: Model) -> RunFolder:
         "epochs": [],
         "best_epoch": None,
     }
-    output = RunFolder(run.output_dir, setup, run.resume or ranks.remembers("run folder"))
+    resume = run.resume or ranks.remembers("run folder")
+    output = RunFolder(run.output_dir, setup, resume, config.select_by, run.keep)
     ranks.remember("run folder")
     return output
 
@@ -78,7 +79,7 @@ def fit(
     for figures in () if output.should_stop_early(config.patience) else trainer.epochs(first=done + 1):
         output.keep(figures | trainer.state() | about() | (calibration(trainer) if calibrated else {}))
         tracker.log(figures["epoch"], figures)
-        log.info(describe(figures))
+        log.info(describe(figures, output.best["epoch"]))
         if output.should_stop_early(config.patience):
             log.info("no better epoch in %d epochs: stopped", config.patience)
             break
@@ -112,12 +113,16 @@ def _about(
     return about
 
 
-def describe(figures: dict) -> str:
-    """One log line of an epoch; an undefined figure shows as nan."""
-    return (
-        "epoch {epoch}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, similarity of positives "
-        "{similarity_positives:.3f} and negatives {similarity_negatives:.3f}, logit scale {logit_scale:.2f} and bias "
-        "{logit_bias:.2f}, radius of audio {audio_radius_mean:.2f} +- {audio_radius_std:.2f} and text "
-        "{text_radius_mean:.2f} +- {text_radius_std:.2f}, near the boundary "
-        "{audio_near_boundary:.1%} and {text_near_boundary:.1%}, c {c:g}"
-    ).format(**{name: float("nan") if value is None else value for name, value in figures.items()})
+def describe(figures: dict, best: int) -> str:
+    """One log line of an epoch, of at most 100 characters. best: the epoch that is the best so far."""
+    names = {"val_acc@1": "acc@1", "val_map": "map", "val_r1_text_to_audio": "R@1 of texts",
+             "val_r1_audio_to_text": "clips"}  # fmt: skip
+    losses = [f"{kind} loss {short(figures[name])}" for kind, name in (("train", "train_loss"), ("val", "val_loss"))]
+    metrics = [f"{word} {figures[name]:.4f}" for name, word in names.items() if name in figures]
+    mark = "best so far" if best == figures["epoch"] else f"best: {best}"
+    return f"epoch {figures['epoch']}: " + ", ".join([*losses, *metrics, mark])
+
+
+def short(value: float) -> str:
+    """A loss in few characters, whatever its size."""
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"

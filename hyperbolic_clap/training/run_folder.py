@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from hyperbolic_clap.plumbing.config import SELECT_BY
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.plumbing.files import lock, open_to_lock, patiently, remove_stale, require_writable, write_json
 from hyperbolic_clap.projector import checkpoints
@@ -22,9 +24,11 @@ class RunFolder:
     """Files of one training run, each written whole or not at all, so that a kill at any moment leaves no half file.
 
     setup: the content of setup.json, kept current by `keep`. best: the record of the best epoch so far, by _order.
+    select_by: of SELECT_BY, what the best epoch is best in. kept: "all" checkpoints, or "best", with the last one.
     """
 
-    def __init__(self, folder: Path, setup: dict, resume: bool):
+    def __init__(self, folder: Path, setup: dict, resume: bool, select_by: str = "val_loss", kept: str = "all"):
+        self.select_by, self.kept = select_by, kept
         self.folder, self.setup, self.resuming, self.best = folder, setup, resume, None
         self._hold()
         remove_stale(folder, seconds=0)  # a folder belongs to one run, so they are of one that was killed
@@ -97,10 +101,11 @@ class RunFolder:
         return done
 
     def _resume(self, identity: dict, trainer) -> int:
-        found = [re.fullmatch(r"projection_epoch_(\d+)\.pth", path.name) for path in self.folder.iterdir()]
         content = best = None
-        for epoch in sorted(int(match[1]) for match in found if match):
-            path = self._epoch_file(epoch)
+        for epoch, path in self._finished():
+            if isinstance(path, dict):
+                self._record(path)
+                continue
             content = checkpoints.load(path, "--resume:")
             trained = {"prompt": content["prompt"]} | content["identity"]  # older ones do not list the prompt
             for name in sorted({**identity, **trained}, key=lambda name: name == "data"):  # a reason before its result
@@ -111,17 +116,35 @@ class RunFolder:
                         " leave --resume out to start anew"
                     )
             check_continues(f"--resume: {path}", content, trainer.optimizer, trainer.logit_scale)
-            for name in FIGURES:
-                if type(content.get(name, "")) not in (int, float, type(None)) or content["epoch"] != epoch:
-                    raise UserError(f"--resume: {path} does not hold the figures of epoch {epoch}")
+            if not _sound(content) or content["epoch"] != epoch:
+                raise UserError(f"--resume: {path} does not hold the figures of epoch {epoch}")
+            if type(content.get(self.select_by)) is not float:
+                raise UserError(f"--resume: {path} is older than --select-by and holds no {self.select_by}; leave "
+                                "--select-by out to go on by val_loss, or --resume to start anew")
             if self._record(content):
                 best = content
         if content is None:
             return 0
+        if best is None or best["epoch"] != self.best["epoch"]:
+            raise UserError(f"--resume: by --select-by {self.select_by} epoch {self.best['epoch']} is the best, whose "
+                            f"checkpoint {self.folder} does not hold; leave --resume out to start anew")
         self._write_best(best)
         trainer.load_state(content)
         log.info("resuming after epoch %d", content["epoch"])
         return content["epoch"]
+
+    def _finished(self) -> list[tuple[int, Path | dict]]:
+        """Each epoch up to the last one with a checkpoint: its own, the best file's, or its figures in setup.json."""
+        names = [re.fullmatch(r"(best_)?projection_epoch_(\d+)\.pth", path.name) for path in self.folder.iterdir()]
+        own, best = ({int(name[2]): self.folder / name[0] for name in names if name and bool(name[1]) == is_best}
+                     for is_best in (False, True))  # fmt: skip
+        last = max(own, default=0)
+        try:
+            records = json.loads((self.folder / "setup.json").read_text(encoding="utf-8"))["epochs"]
+            told = {record["epoch"]: record for record in records if _sound(record) and self.select_by in record}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            told = {}
+        return [(epoch, path) for epoch, path in sorted((told | best | own).items()) if epoch <= last]
 
     def keep(self, content: dict) -> None:
         """Write an epoch's checkpoint, the best one if it is, and its figures into setup.json."""
@@ -134,16 +157,26 @@ class RunFolder:
         if self._record(content):
             self._write_best(content)
         self.write_setup()
+        if self.kept == "best":
+            for other in self.folder.glob("projection_epoch_*.pth"):
+                if other != self._epoch_file(content["epoch"]):
+                    other.unlink()
 
     def _record(self, content: dict) -> bool:
         """Note the figures of an epoch; -> whether it is the best so far."""
-        figures = {name: content[name] for name in (*FIGURES, *RECALLS) if name in content}
+        figures = {name: _figure(content, name) for name in FIGURES}
+        figures |= {name: content[name] for name in VALIDATED if name in content}
         self.setup["epochs"].append(figures)
-        if self.best is not None and _order(figures) >= _order(self.best):
+        if self.best is not None and self._order(figures) >= self._order(self.best):
             return False
         self.best = figures
         self.setup["best_epoch"] = figures["epoch"]
         return True
+
+    def _order(self, figures: dict) -> tuple:
+        """Epochs by this are best first: by select_by, with captions by R@1 of both directions; then by the loss."""
+        chosen = sum(figures[name] for name in RECALLS if name in figures)
+        return -(chosen if self.select_by == "val_loss" else figures[self.select_by]), figures["val_loss"]
 
     def _write_best(self, content: dict) -> None:
         best = self._best_file(content["epoch"])
@@ -184,13 +217,21 @@ def check_continues(name: str, content: dict, optimizer: Adam, logit_scale: torc
         raise UserError(f"{name} has values in {wrong} that are not finite")
 
 
-def _order(figures: dict) -> tuple:
-    """Epochs by this are best first: by R@1 of both directions where captions are trained on, by the loss elsewhere."""
-    return -sum(figures[name] for name in RECALLS if name in figures), figures["val_loss"]
+def _figure(content: dict, name: str):
+    """A figure of an epoch, also under the name it had before: distances from the origin were called radii."""
+    return content.get(name, content.get(name.replace("distance_from_origin", "radius"), ""))
+
+
+def _sound(content: dict) -> bool:
+    """Whether all figures of an epoch are numbers, those that are newer than others as far as they are there."""
+    figures = [_figure(content, name) for name in FIGURES] + [content.get(name) for name in VALIDATED]
+    return all(type(figure) in (int, float, type(None)) for figure in figures)
 
 
 RECALLS = ("val_r1_text_to_audio", "val_r1_audio_to_text")
+VALIDATED = (*SELECT_BY[1:], *RECALLS)
 FIGURES = (
     "epoch train_loss val_loss similarity_positives similarity_negatives logit_scale logit_bias c "
-    "audio_radius_mean audio_radius_std text_radius_mean text_radius_std audio_near_boundary text_near_boundary"
+    "audio_distance_from_origin_mean audio_distance_from_origin_std text_distance_from_origin_mean "
+    "text_distance_from_origin_std audio_near_boundary text_near_boundary"
 ).split()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from tqdm import tqdm
 
 from hyperbolic import LOSSES, HyperbolicProjector, LogitScale
+from hyperbolic_clap.metrics.classification import headline
 from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.progress import bar
 from hyperbolic_clap.training.adam import Adam
 
 VALIDATION_ROWS = 1024
+RANKED_ROWS = 4096  # validation clips, at most, that metrics are computed of in each epoch
 START_ROWS = 4096  # clips and texts, at most, that the start is computed from
 SCALE_LEARNING_RATE = 1e-3  # at least, for the logit scale and bias: two numbers with far to go
 
@@ -128,16 +130,19 @@ class Trainer:
 
         While a record is looked at, the projector is the one it was validated with, averaged or not.
         """
-        for epoch in range(first, self.config.epochs + 1):
-            try:
-                train_loss = self._train_epoch(epoch)
-                with self.averaged(self.config.average_with_start):
-                    yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
-            except ValueError as error:
-                if not self.config.learn_c:
-                    raise
-                rate = self.config.learning_rate
-                raise UserError(f"at epoch {epoch}: {error}; --learning-rate {rate:g} is the likely cause") from None
+        batches, epochs = -(-len(self.train) // self.config.batch_size), self.config.epochs
+        with bar("training", "batch", batches * epochs, initial=batches * (first - 1)) as progress:
+            for epoch in range(first, epochs + 1):
+                progress.set_description(f"epoch {epoch} of {epochs}", refresh=False)
+                try:
+                    train_loss = self._train_epoch(epoch, progress.update)
+                    with self.averaged(self.config.average_with_start):
+                        yield {"epoch": epoch, "train_loss": train_loss} | self.validate(epoch)
+                except ValueError as error:
+                    if not self.config.learn_c:
+                        raise
+                    cause = f"--learning-rate {self.config.learning_rate:g} is the likely cause"
+                    raise UserError(f"at epoch {epoch}: {error}; {cause}") from None
 
     def _set_rates(self, done: float) -> None:
         """The learning rates after a share `done` of the training; constant, or half a cosine from what is given to 0.
@@ -153,14 +158,14 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate
 
-    def _train_epoch(self, epoch: int) -> float:
+    def _train_epoch(self, epoch: int, done: Callable[[], object] = lambda: None) -> float:
         # The order depends on seed and epoch alone, so a resumed run sees the same batches.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         order = self.train[torch.randperm(len(self.train), generator=generator).to(self.train.device)]
         total = torch.zeros((), dtype=torch.float64, device=order.device)
         unseen = []  # losses since the last look at them
         batches = order.split(self.config.batch_size)
-        for step, rows in enumerate(tqdm(batches, desc=f"epoch {epoch}", unit="batch", mininterval=0.5), 1):
+        for step, rows in enumerate(batches, 1):
             columns, targets = self._batch(rows)
             similarity = self.projector(self.audio[rows], self.text[columns])
             loss = self.loss(self.logit_scale(similarity), targets)
@@ -174,6 +179,7 @@ class Trainer:
             self.optimizer.step()
             self.logit_scale.limit()
             total += loss.detach() * len(rows)
+            done()
         self._restore_rates()  # a checkpoint keeps those that were given
         return float(total) / len(order)
 
@@ -195,13 +201,14 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, epoch: int) -> dict:
-        """Validation loss, mean similarity of positives and negatives, scale, and the radii of audio and text."""
+        """Loss and metrics on the validation clips, mean similarities, scale, and distances from the origin."""
         projector = self.projector
         text = projector.text(self.text)
         loss = torch.zeros((), dtype=torch.float64, device=text.device)
         sums, counts = loss.new_zeros(2), loss.new_zeros(2)
-        radii = []
-        for rows in self.validation.split(self._validation_size()):
+        radii, ranked = [], []  # tangent norms of audio; similarities of the first clips, with which are right
+        size = self._validation_size()
+        for block, rows in enumerate(self.validation.split(size)):
             audio, (columns, targets) = projector.audio(self.audio[rows]), self._batch(rows)
             similarity = projector.compare(audio, text[columns])
             loss += self.loss(self.logit_scale(similarity), targets) * len(rows)
@@ -209,23 +216,34 @@ class Trainer:
                 sums[i] += (similarity.double() * chosen).sum()
                 counts[i] += chosen.sum()
             radii.append(audio.norm(dim=1))
+            if block * size < RANKED_ROWS:
+                ranked.append((similarity, targets))
         self._check([loss], epoch, 0)
-        audio_radius, text_radius = 2 * torch.cat(radii).double(), 2 * text.norm(dim=1).double()
+        audio_distance, text_distance = 2 * torch.cat(radii).double(), 2 * text.norm(dim=1).double()
         # Without any negative (every clip has every class) their mean has no ground.
         positive, negative = (float(s / n) if n else None for s, n in zip(sums, counts, strict=True))
         # Beyond 0.99 of the ball's radius: d = 2R artanh(0.99). Cosine has no ball, there it says nothing.
         boundary = 2 * math.sqrt(float(projector.c)) * math.atanh(0.99)
         return {
             "val_loss": float(loss) / len(self.validation),
+            **self._ranked(ranked),
             "similarity_positives": positive,
             "similarity_negatives": negative,
             "logit_scale": float(self.logit_scale.scale),
             "logit_bias": float(self.logit_scale.bias),
             "c": float(projector.c),
-            "audio_radius_mean": float(audio_radius.mean()),
-            "audio_radius_std": float(audio_radius.std(correction=0)),
-            "text_radius_mean": float(text_radius.mean()),
-            "text_radius_std": float(text_radius.std(correction=0)),
-            "audio_near_boundary": float((audio_radius > boundary).double().mean()),
-            "text_near_boundary": float((text_radius > boundary).double().mean()),
+            "audio_distance_from_origin_mean": float(audio_distance.mean()),
+            "audio_distance_from_origin_std": float(audio_distance.std(correction=0)),
+            "text_distance_from_origin_mean": float(text_distance.mean()),
+            "text_distance_from_origin_std": float(text_distance.std(correction=0)),
+            "audio_near_boundary": float((audio_distance > boundary).double().mean()),
+            "text_near_boundary": float((text_distance > boundary).double().mean()),
         }
+
+    def _ranked(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> dict:
+        """val_acc@1, val_map and val_map_samples of the first RANKED_ROWS validation clips.
+
+        parts: similarities (n, M) and which of them are right, block by block.
+        """
+        scores, targets = (torch.cat(some)[:RANKED_ROWS].cpu().numpy() for some in zip(*parts, strict=True))
+        return {f"val_{name}": value for name, value in headline(scores, targets).items()}
