@@ -35,9 +35,11 @@ from hyperbolic_clap.plumbing.flags import (
     add_projector_flags,
     arguments,
     at_least,
+    class_name,
     encoder_config,
     files_read,
     fraction,
+    not_negative,
     positive,
     projector_config,
 )
@@ -65,7 +67,12 @@ def parser() -> Parser:
     add("--timeline", action="store_true", help="tag the moments of each file instead of the whole")
     add("--window", type=positive, default=2.0, help="seconds heard at a time, up to 10 (default: 2.0)")
     add("--hop", type=positive, default=1.0, help="seconds from one window to the next (default: 1.0)")
-    add("--threshold", type=fraction, default=0.5, help="the least probability of a timeline's label (default: 0.5)")
+    add("--threshold", type=fraction, default=None, help="the least probability of a timeline's label (default: of "
+        "each class what gave a precision of 0.8 on the projector's validation clips, 0.5 without enough of them)")
+    add("--background", type=class_name, action="append", default=[], metavar="TEXT", help="a text that competes with "
+        "a timeline's classes and is not reported, as 'a quiet room'; several times")
+    add("--no-gate", action="store_true", help="label also what is no louder than the recording's own floor")
+    add("--min-duration", type=not_negative, default=0.0, help="seconds of a timeline's label, at least (default: 0)")
     add("--output-dir", type=Path, default=Path("."), help="gets the timelines' files (default: this folder)")
     return parser
 
@@ -74,17 +81,18 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     from hyperbolic_clap.embedding.files import find_sounds
     from hyperbolic_clap.inference.tagging import Tagger
-    from hyperbolic_clap.projector.opening import open_model
+    from hyperbolic_clap.projector.opening import class_list, open_model
 
-    files = find_sounds(args.sounds)
-    model = open_model(encoder_config(args), projector_config(args))
+    files, config = find_sounds(args.sounds), encoder_config(args)
+    check_background(args.background, class_list(config))
+    model = open_model(config, projector_config(args))
     calibration = model.projector.calibration or None
     if model.projector.trained and not calibration:
         warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")
     require_outputs([args.output_json], [*files_read(args), *files])
     if args.timeline:
         check_targets(args.output_dir, targets(files))
-    tagger = Tagger(model, args.branches)
+    tagger = Tagger(model, args.branches, args.background)
     if tagger.reason:
         log.info("ranked by cosine, since %s", tagger.reason)
     found, skipped = (timelines if args.timeline else tags)(args, files, tagger)
@@ -92,6 +100,8 @@ def main(args: argparse.Namespace) -> None:
         info = describe_run(arguments(args), model.device, 1)
         info |= {"skipped": skipped.report(), "notes": skipped.noted.report()}
         about = model.describe() | {"calibration": calibration}
+        if args.timeline:
+            about["thresholds"] = dict(zip(tagger.names, tagger.thresholds(args.threshold).tolist(), strict=True))
         content = {"test_info": info, "model_info": about, "reasons": tagger.reasons, "files": found}
         write_json(args.output_json, content)
 
@@ -102,6 +112,15 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--timeline needs the probabilities of a trained projector; give --projection-checkpoint")
     if args.timeline and (args.hop > args.window or args.window > LONGEST):
         raise UserError(f"--window {args.window:g} must be {LONGEST:g} at most, and --hop {args.hop:g} at most that")
+    if args.background and not args.timeline:
+        raise UserError(f"--background {args.background[0]!r} competes in a timeline; add --timeline, or leave it out")
+
+
+def check_background(texts: list[str], classes) -> None:
+    """UserError for a background text that is a class, which would compete with itself."""
+    for text in texts:
+        if (place := classes.find(text)) is not None:
+            raise UserError(f"--background {text!r} is the class {classes.names[place]!r}; give a text that is none")
 
 
 def targets(files: dict[Path, Path]) -> dict[Path, str]:
@@ -161,11 +180,14 @@ def timelines(args: argparse.Namespace, files: dict[Path, Path], tagger) -> tupl
     UserError if no file can be used.
     """
     from hyperbolic_clap.embedding.skipped import Skipped
+    from hyperbolic_clap.inference.timeline import TimelineConfig, tell_gate
 
+    config = TimelineConfig(args.window, args.hop, args.threshold, not args.no_gate, args.min_duration)
+    log.info("thresholds: %s", tagger.tell_thresholds(args.threshold))
     found, skipped = [], Skipped()
     for path, name in targets(files).items():
         try:
-            labels = tagger.timeline(path, args.window, args.hop, args.threshold)
+            labels, gate = tagger.timeline(path, config)
         except RowError as error:
             warn(f"{path} is skipped: {error}")
             skipped.add(error.reason, 1, [str(path)])
@@ -180,7 +202,8 @@ def timelines(args: argparse.Namespace, files: dict[Path, Path], tagger) -> tupl
             target = args.output_dir / f"{name}{ending}"
             write_atomic(target, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
         log.info("%s: %d labels: %s", path, len(labels), args.output_dir / f"{name}.txt")
-        found.append({"file": str(path), "timeline": labels})
+        log.info("%s: %s", path, tell_gate(gate))
+        found.append({"file": str(path), "timeline": labels, "gate": gate})
     if not found:
         raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")
     return found, skipped

@@ -1,13 +1,12 @@
-"""The tables of the daily work: retrieval, prompts, inner classes, calibration and a made recording's timeline.
+"""The tables of the daily work: retrieval, prompts, inner classes and calibration.
 
     python benchmarks/daily_tables.py --sounds realsounds --esc10 esc10
 
 --sounds holds train_balanced/ and eval/ with parquet files, --esc10 audio/ and meta.csv. Runs the product's own scripts
-with CLAP/tiny on the CPU and writes retrieval.csv, retrieval_differences.csv, prompts.csv, inner.csv, calibration.csv
-and timeline.csv to --output-dir. Captions are made of labels by demo/captions.py (seed 0). About 6 minutes on 2 cores.
+with CLAP/tiny on the CPU and writes retrieval.csv, retrieval_differences.csv, prompts.csv, inner.csv and
+calibration.csv to --output-dir. Captions are made of labels by demo/captions.py (seed 0). About 6 minutes on 2 cores.
 """
 
-import csv
 import json
 import tempfile
 from dataclasses import dataclass
@@ -34,8 +33,6 @@ SEVEN = (
     "{label} can be heard.",
     "We hear {label}.",
 )
-APART, LENGTH, NOISE = 48, 600, 1e-3  # seconds between events and in all; the noise's standard deviation
-WINDOW, THRESHOLD = 2.0, 0.5
 
 
 @dataclass
@@ -170,57 +167,7 @@ def heads(home: Home, args) -> None:
     write_csv(args.output_dir / "calibration.csv", ["over", "uncalibrated_error", "calibrated_error"], rows)
 
 
-def timeline(home: Home, args) -> None:
-    """Twelve clips of ESC-10's fold 5 over faint noise, as tag_sounds.py --timeline hears them with a trained head."""
-    import numpy as np
-
-    data, *flags = esc10(home, args, "esc10_train", "--where", "fold=1,2,3,4")
-    head = home.train("esc10_head", data, *flags, "--learning-rate", 1e-3)
-    recording = home.folder / "recording.wav"
-    events = make_recording(recording, args.esc10)
-    run_main("tag_sounds", *home.flags, recording, *flags, "--timeline", "--window", WINDOW, "--threshold", THRESHOLD,
-             "--use-hyperbolic", "--projection-checkpoint", head, "--output-dir", home.folder,
-             "--output-json", home.folder / "tags.json")  # fmt: skip
-    labels = read(home.folder / "tags.json")["files"][0]["timeline"]
-    rows = []
-    for start, end, event in events:
-        heard = [label for label in labels if label["start"] < end and label["end"] > start]
-        own = [f"{x['start']:.1f}-{x['end']:.1f} ({x['probability']:.2f})" for x in heard if x["classname"] == event]
-        other = [f"{x['classname']} {x['start']:.1f}-{x['end']:.1f}" for x in heard if x["classname"] != event]
-        rows.append([f"{start:.1f}", f"{end:.1f}", event, "hit" if own else "miss", "; ".join(own), "; ".join(other)])
-    tenths = np.arange(LENGTH * 10) / 10
-    quiet = ~np.any([(tenths >= start) & (tenths < end) for start, end, _ in events], axis=0)
-    for name in sorted({label["classname"] for label in labels}):
-        spans = [(tenths >= x["start"]) & (tenths < x["end"]) for x in labels if x["classname"] == name]
-        if told := (np.any(spans, axis=0) & quiet).sum():
-            rows.append(["", "", "between the events", f"{told / 10:.1f} of {quiet.sum() / 10:.1f} s", "", name])
-    write_csv(args.output_dir / "timeline.csv", ["start", "end", "event", "result", "own_label", "other_labels"], rows)
-
-
-def make_recording(path: Path, esc10: Path) -> list[tuple[float, float, str]]:
-    """Write the recording; -> (start, end, class) of its events: the classes in turn, clips of each in their order."""
-    import librosa
-    import numpy as np
-    import soundfile
-
-    rate = 44_100
-    sound = np.random.default_rng(0).normal(0, NOISE, LENGTH * rate)
-    with (esc10 / "meta.csv").open(encoding="utf-8", newline="") as file:
-        clips = sorted((row["category"], row["filename"]) for row in csv.DictReader(file) if row["fold"] == "5")
-    classes = sorted({category for category, _ in clips})
-    events = []
-    for number in range(LENGTH // APART):
-        category = classes[number % len(classes)]
-        name = [name for other, name in clips if other == category][number // len(classes)]
-        clip, _ = librosa.load(esc10 / "audio" / name, sr=rate)
-        start = 20 + number * APART
-        sound[start * rate : start * rate + len(clip)] += clip
-        events.append((start, start + len(clip) / rate, category))
-    soundfile.write(path, sound, rate)
-    return events
-
-
-PARTS = {"retrieval": retrieval, "prompts": prompts, "heads": heads, "timeline": timeline}
+PARTS = {"retrieval": retrieval, "prompts": prompts, "heads": heads}
 
 
 def main(args) -> None:

@@ -14,9 +14,11 @@ from sklearn.linear_model import LogisticRegression
 import tag_sounds
 from hyperbolic_clap.embedding.files import find_sounds
 from hyperbolic_clap.inference.tagging import Tagger
+from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, labels, tell_gate
 from hyperbolic_clap.inference.windows import windows
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, fit, reliability
 from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.training.calibration import thresholds
 
 
 def test_the_fit_equals_logistic_regression():
@@ -79,14 +81,101 @@ def test_a_timeline(trained):
     soundfile.write(home / "long.wav", tone(300, 5.0), 16_000)
     flags = (*flags, "--timeline", "--threshold", "0.0001", "--output-dir", home / "labels", "--output-json",
              home / "t.json")
-    script("tag_sounds.py", home / "long.wav", *flags)
-    labels = json.loads((home / "t.json").read_text())["files"][0]["timeline"]
+    done = script("tag_sounds.py", home / "long.wav", *flags, "--background", "a quiet room")
+    assert "long.wav: no gate: the loudest window is 0.0 dB above the floor" in done.stdout
+    heard = json.loads((home / "t.json").read_text())["files"][0]["timeline"]
     rows = list(csv.DictReader((home / "labels" / "long.csv").open()))
     lines = (home / "labels" / "long.txt").read_text().splitlines()
-    assert len(labels) == len(rows) == len(lines) > 0 and all(len(line.split("\t")) == 3 for line in lines)
+    assert len(heard) == len(rows) == len(lines) > 0 and all(len(line.split("\t")) == 3 for line in lines)
     # A steady tone: what is heard is heard from the start to the end, joined into one label.
-    steady = [x for x in labels if x["start"] == 0 and x["end"] == 5]
+    steady = [x for x in heard if x["start"] == 0 and x["end"] == 5]
     assert steady and len({x["classname"] for x in steady}) == len(steady)
+
+
+def windowed(levels, probabilities, competing=True):
+    """A recording of windows of 2 s, a second apart."""
+    starts = np.arange(len(levels), dtype=float)
+    start, end = starts + 0.5, starts + 1.5
+    start[0], end[-1] = 0, len(levels) + 1
+    probabilities = np.array(probabilities, float)[:, None]
+    return Heard(start, end, np.array(levels, float), probabilities, np.full(probabilities.shape, competing))
+
+
+def spans(*args, names=("a",), thresholds=(0.5,), **config):
+    found, told = labels(windowed(*args), list(names), np.array(thresholds), TimelineConfig(**config))
+    return [(label["start"], label["end"]) for label in found], told
+
+
+def test_the_gate_closes_what_is_no_louder_than_the_floor():
+    levels, loud = [-60] * 4 + [-58, -30] + [-60] * 4, [0.9] * 10
+    found, told = spans(levels, loud)
+    assert found == [(5.5, 6.5)] and told["closed"] == 9 and told["floor_db"] == -60 and told["reason"] is None
+    assert spans(levels, loud, gate=False)[0] == [(0, 11)]
+    even, told = spans([-20, -21] * 5, loud)
+    assert even == [(0, 11)] and "nothing stands out" in told["reason"]
+    silent, told = spans([-120] * 10, loud)
+    assert silent == [] and told["reason"] == "the recording is silent" and "silent" in tell_gate(told)
+
+
+def test_labels_by_hand():
+    levels = [-30] * 9
+    heard = [0, 0.9, 0, 0.6, 0, 0, 0.7, np.nan, 0.4]
+    assert spans(levels, heard)[0] == [(1.5, 4.5), (6.5, 7.5)]  # one window between two is a gap of a hop
+    assert spans(levels, heard, min_duration=1.5)[0] == [(1.5, 4.5)]
+    assert spans(levels, heard, thresholds=(0.65,))[0] == [(1.5, 2.5), (6.5, 7.5)]
+    assert spans(levels, heard, False)[0] == []  # a background text is more similar
+
+
+def test_thresholds_by_hand():
+    values = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    right = np.array([1, 1, 1, 0, 1, 1, 0, 0], bool)
+    # Precision 3/3, 3/4, 4/5, 5/6 down to 0.4: from there on 0.8 is not reached again.
+    few, never = right & (values > 0.6), ~right & (values < 0.75)
+    assert thresholds(np.stack([values] * 3, 1), np.stack([right, few, never], 1)) == [0.4, None, None]
+    assert thresholds(np.full((8, 1), 0.5), right[:, None]) == [None]  # all or none: 5 of 8
+
+
+def test_thresholds_of_the_validation_clips_are_used(trained, tmp_path):
+    home, flags = trained
+    content = torch.load(flags[-1], weights_only=True)
+    assert content["thresholds"]["precision"] == 0.8
+    content["thresholds"]["by_class"] = {"Speech": 1e-6}
+    torch.save(content, tmp_path / "own.pth")
+    soundfile.write(tmp_path / "a.wav", tone(300, 3.0), 16_000)
+    shared = (tmp_path / "a.wav", *flags[:-1], tmp_path / "own.pth", "--timeline", "--output-dir", tmp_path / "labels",
+              "--output-json", tmp_path / "t.json")  # fmt: skip
+    done = script("tag_sounds.py", *shared)
+    assert "0.8 on validation clips for 1 of 527 classes; 0.5 for the other 526" in done.stdout
+    told = json.loads((tmp_path / "t.json").read_text())
+    assert "Speech" in {label["classname"] for label in told["files"][0]["timeline"]}
+    assert told["model_info"]["thresholds"]["Speech"] == 1e-6 and told["files"][0]["gate"]["windows"] == 2
+    script("tag_sounds.py", *shared, "--threshold", "0.9")
+    assert json.loads((tmp_path / "t.json").read_text())["model_info"]["thresholds"]["Speech"] == 0.9
+    content["thresholds"] = {"by_class": {"Speech": 2.0}}
+    torch.save(content, tmp_path / "own.pth")
+    assert "no numbers from 0 to 1 by class" in script("tag_sounds.py", *shared, check=False).stderr
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("silence", 4), ("noise", 3600), ("second", 1)])
+def test_silence_a_second_and_an_hour_of_noise(trained, tmp_path, monkeypatch, kind, seconds):
+    home, flags = trained
+    generator = np.random.default_rng(0)
+    samples = np.zeros(16_000 * 4) if kind == "silence" else generator.normal(0, 1e-3, 16_000)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    if kind == "noise":  # an hour of it, of which one window stands for all
+        part = np.float32(generator.normal(0, 1e-3, 960))
+        every = [(t, t + 2, part * generator.uniform(0.9, 1.1)) for t in range(seconds - 1)]
+        monkeypatch.setattr("hyperbolic_clap.inference.tagging.windows", lambda *_: iter(every))
+        vector = torch.nn.functional.normalize(torch.ones(1, 512))[0]
+        monkeypatch.setattr("hyperbolic_clap.inference.tagging.embed_window", lambda *_: vector)
+    done = script("tag_sounds.py", tmp_path / "a.wav", *flags, "--timeline", "--threshold", "0.0001",
+                  "--output-dir", tmp_path, "--output-json", tmp_path / "t.json")  # fmt: skip
+    (entry,) = json.loads((tmp_path / "t.json").read_text())["files"]
+    assert entry["gate"]["reason"] and entry["gate"]["reason"] in done.stdout
+    if kind == "silence":
+        assert entry["timeline"] == [] and entry["gate"]["closed"] == entry["gate"]["windows"]
+    else:
+        assert {(label["start"], label["end"]) for label in entry["timeline"]} == {(0, seconds)}
 
 
 def test_results_report_the_calibration(trained):
@@ -116,6 +205,8 @@ def test_an_older_checkpoint_says_that_it_is_uncalibrated(trained, tmp_path):
         ("sounds/broken.wav", (), "none of the 1 files can be used"),
         ("sounds/broken.wav", ("--timeline",), "none of the 1 files can be used"),
         ("sounds", ("--timeline", "--hop", "3"), "--hop 3 at most that"),
+        ("sounds", ("--timeline", "--background", "speech"), "--background 'speech' is the class 'Speech'"),
+        ("sounds", ("--background", "a quiet room"), "competes in a timeline; add --timeline"),
     ],
 )
 def test_bad_input(trained, sounds, more, says):

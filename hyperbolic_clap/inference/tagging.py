@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from hyperbolic_clap.inference.timeline import SILENT, THRESHOLD, Heard, TimelineConfig, labels, level
 from hyperbolic_clap.inference.windows import embed_window, windows
 from hyperbolic_clap.metrics.ontology import audioset
 from hyperbolic_clap.metrics.superclasses import log_sum_exp, subtree_of
@@ -18,13 +20,16 @@ from hyperbolic_clap.projector.opening import Model
 class Tagger:
     """A model over its class list. branches: superclasses of AudioSet's tree are answered by subtrees.
 
-    reason: why it has no probabilities, None where it has.
+    background: texts that compete with the classes of a timeline and are not reported. reason: why it has no
+    probabilities, None where it has.
     """
 
-    def __init__(self, model: Model, branches: bool):
+    def __init__(self, model: Model, branches: bool, background: Sequence[str] = ()):
         self.projector, self.embedder, self.names = model.projector, model.embedder, model.classes.names
         self.reason = None if self.projector.trained else "plain cosine has no trained logit scale and bias"
         self.text = self._vectors(self.names)
+        self.background_names = list(background)
+        self.background = self._vectors(self.background_names) if background else None
         tree = audioset()
         expands = branches and tree.find(self.names)[0] is not None
         below = {i: subtree_of(name, tree) for i, name in enumerate(self.names)} if expands else {}
@@ -48,6 +53,13 @@ class Tagger:
             similarity[:, i] = log_sum_exp(below, self.projector.logit_scale_value).to(similarity.dtype)
         return similarity.cpu().numpy()
 
+    def backgrounds(self, embeddings: torch.Tensor) -> np.ndarray:
+        """(N, embed_dim) audio embeddings -> (N, B) similarities to the background texts."""
+        if self.background is None:
+            return np.empty((len(embeddings), 0))
+        similarity = self.projector.compare(self.projector.audio(embeddings), self.background)
+        return self.projector.with_prototypes(similarity, embeddings, self.background_names).cpu().numpy()
+
     def probabilities(self, embeddings: torch.Tensor) -> np.ndarray:
         """(N, embed_dim) audio embeddings -> (N, M) probabilities of the classes, of a trained projector."""
         return self.projector.probability(self.similarities(embeddings))
@@ -61,36 +73,54 @@ class Tagger:
             for i, value in zip(order, values, strict=True)
         ]
 
-    def timeline(self, path: Path, window: float, hop: float, threshold: float) -> list[dict]:
-        """{start, end, classname, probability} where a class is at least that probable, by their start.
+    def thresholds(self, given: float | None) -> np.ndarray:
+        """(M,) least probabilities of a timeline: the one given, or the projector's own by class, else THRESHOLD."""
+        own = self.projector.thresholds.get("by_class", {}) if given is None else {}
+        return np.array([own.get(name, THRESHOLD if given is None else given) for name in self.names])
 
-        Each window speaks for the hop in its middle, the first and the last for their outer half too; adjacent ones of
-        a class are joined, with the greatest of their probabilities. A window that is no use has no label; it is
-        told. RowError for what is no sound.
+    def tell_thresholds(self, given: float | None) -> str:
+        """Where they come from, in one line of the log."""
+        if given is not None:
+            return f"{given:g} for every class"
+        own = self.projector.thresholds
+        known = sum(name in own.get("by_class", {}) for name in self.names)
+        if not known:
+            return f"{THRESHOLD:g} for every class, since the projector has none of its own for them"
+        rest = f"; {THRESHOLD:g} for the other {len(self.names) - known}" if known < len(self.names) else ""
+        return f"a precision of {own['precision']:g} on validation clips for {known} of {len(self.names)} classes{rest}"
+
+    def timeline(self, path: Path, config: TimelineConfig) -> tuple[list[dict], dict]:
+        """The labels of a recording, and what the gate chose, as timeline.labels gives them. RowError for no sound."""
+        return labels(self.hear(path, config.window, config.hop), self.names, self.thresholds(config.threshold), config)
+
+    def hear(self, path: Path, window: float, hop: float) -> Heard:
+        """A recording window by window. A window that is no use has no probabilities; it is told.
+
+        RowError for what is no sound.
         """
-        finished, running, length, lost, number = [], {}, 0.0, [], -1
+        starts, levels, vectors, useless, lost, length = [], [], [], [], [], 0.0
         with tqdm(desc=path.name[:30], unit="window", mininterval=0.5) as progress:
-            for number, (start, end, waveform) in enumerate(windows(path, window, hop)):
-                here = start + (window - hop) / 2 if number else 0.0
-                if isinstance(waveform, RowError):
+            for start, end, waveform in windows(path, window, hop):
+                starts.append(start)
+                useless.append(isinstance(waveform, RowError))
+                if useless[-1]:
                     lost.append(waveform)
-                    heard = {}
+                    levels.append(SILENT)
                 else:
-                    row = self.probabilities(embed_window(waveform, self.embedder.encoder)[None])[0]
-                    heard = {self.names[i]: float(row[i]) for i in np.flatnonzero(row >= threshold)}
-                for name in running.keys() - heard.keys():
-                    finished.append(running.pop(name))
-                for name, value in heard.items():
-                    label = running.setdefault(name, {"start": here, "end": 0.0, "classname": name, "probability": 0.0})
-                    label["probability"] = max(label["probability"], value)
-                    label["end"] = start + (window + hop) / 2
+                    levels.append(level(waveform))
+                    vectors.append(embed_window(waveform, self.embedder.encoder))
                 length = end
                 progress.update()
-        if lost and len(lost) == number + 1:
+        if not vectors:
             raise lost[0]
         if lost:
-            warn(f"{path}: {len(lost)} of {number + 1} windows are left out: {lost[0]}")
-        for label in running.values():
-            label["end"] = length
-        joined = [label | {"end": min(label["end"], length)} for label in [*finished, *running.values()]]
-        return sorted(joined, key=lambda label: (label["start"], label["classname"]))
+            warn(f"{path}: {len(lost)} of {len(starts)} windows are left out: {lost[0]}")
+        embeddings, begins, used = torch.stack(vectors), np.array(starts), ~np.array(useless)
+        similarity, background = self.similarities(embeddings), self.backgrounds(embeddings)
+        probability = np.full((len(starts), len(self.names)), np.nan)
+        probability[used] = self.projector.probability(similarity)
+        competing = np.zeros(probability.shape, bool)
+        competing[used] = similarity > background.max(axis=1, initial=-np.inf, keepdims=True)
+        begin, end = begins + (window - hop) / 2, np.minimum(begins + (window + hop) / 2, length)
+        begin[0], end[-1] = 0.0, length
+        return Heard(begin, end, np.array(levels), probability, competing)

@@ -60,6 +60,11 @@ class Projector:
         """slope, shift and clips of training/calibration.py; {} without, as in checkpoints older than it."""
         return self.content.get("calibration", {})
 
+    @property
+    def thresholds(self) -> dict:
+        """precision, clips and by_class of training/calibration.py; {} without, as in checkpoints older than it."""
+        return self.content.get("thresholds", {})
+
     def probability(self, similarity: np.ndarray, calibrated: bool = True) -> np.ndarray:
         """Similarities -> the sigmoid of the trained logits, scaled by the calibration if there is one."""
         logits = self.logit_scale_value * similarity.astype(np.float64) + float(self.logit_scale.bias)

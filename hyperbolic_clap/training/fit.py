@@ -77,7 +77,8 @@ def fit(
     calibrated = not config.captions and not config.prototypes  # what prototypes add is no part of the logits
     done = output.resume(about, trainer)
     for figures in () if output.should_stop_early(config.patience) else trainer.epochs(first=done + 1):
-        output.keep(figures | trainer.state() | about() | (calibration(trainer) if calibrated else {}))
+        fitted = calibration(trainer, clips.classes.names) if calibrated else {}
+        output.keep(figures | trainer.state() | about() | fitted)
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures, output.best["epoch"]))
         if output.should_stop_early(config.patience):
