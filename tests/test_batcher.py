@@ -23,7 +23,7 @@ RATE = 48_000
 class Device:
     """An encoder that counts and records its batches. fits: the most windows that its memory holds."""
 
-    fingerprint = "f" * 64
+    audio_fingerprint = "f" * 64
 
     def __init__(self, encoder=None, fits=10**9, fails=None):
         self.encoder, self.fits, self.fails = encoder, fits, fails

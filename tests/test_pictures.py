@@ -141,13 +141,11 @@ def test_losses_show_the_numbers_of_setup_json(trained, results):
 
 
 def test_gains_show_the_comparison(trained, results):
-    from compare_results import parser
-    from hyperbolic_clap.results.compare import compare
+    from hyperbolic_clap.results.compare import CompareConfig, compare
     from hyperbolic_clap.results.files import read
 
     files = [read(path, name, None, path) for path, name in zip(results[:2], "ab", strict=True)]
-    flags = [str(path) for path in results[:2]] + ["--classes", "4", "--resamples", "100"]
-    (changes,) = compare(files, parser().parse_args(flags))["classes"]
+    (changes,) = compare(files, CompareConfig(classes=4, resamples=100))["classes"]
     figure = figure_of("gains", trained, results, "--classes", "4")
     for axes, way in zip(figure.axes, ("gained", "lost"), strict=True):
         wanted = changes[way]
