@@ -288,3 +288,22 @@ def test_an_unknown_flag_or_name_says_what_there_is(tones):
     assert done.stderr.rstrip().endswith("did you mean --learning-rate?")
     done = script(TRAIN, "--parquet-dir", tones, "--similarity", "dot", check=False)
     assert done.returncode == 2 and "--similarity dot is unknown; known are hyperbolic, cosine" in done.stderr
+
+
+def test_a_training_that_learned_nothing_is_a_warning_with_its_figures(tones, tmp_path):
+    flags = ("--parquet-dir", tones, "--no-cache", "--output-dir", tmp_path / "out", "--epochs", "1")
+    said = script(TRAIN, *flags, "--learning-rate", "1e9").stdout
+    figures = r"warning: the best epoch has validation loss \S+, and before the training it was 1\d.\d+: nothing was"
+    assert re.search(figures + r" learned; --learning-rate 1e\+09 is the likely cause", said)
+    said = script(TRAIN, *flags, "--audio-radius", "20").stdout
+    assert "100% of the validation clips lie beyond 0.99 of the ball's radius: --audio-radius 20 is large" in said
+    assert "warning" not in script(TRAIN, *flags).stdout
+
+
+def test_the_loss_of_the_start_is_that_of_an_untrained_trainer():
+    fresh, done = trainer(), trainer()
+    expected = fresh.validate(0)["val_loss"]
+    list(done.epochs())
+    before = [p.clone() for p in done._parameters()]
+    assert done.start_loss() == expected
+    assert all(torch.equal(p, q) for p, q in zip(before, done._parameters(), strict=True))

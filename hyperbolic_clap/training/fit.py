@@ -10,10 +10,11 @@ from functools import cache
 
 import torch
 
+from hyperbolic import SIMILARITIES
 from hyperbolic_clap.embedding.pairs import EmbeddedPairs
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips, Embedder, EmbeddingPipeline
 from hyperbolic_clap.plumbing.config import CONVENTION, RunConfig, TrainConfig
-from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.plumbing.errors import UserError, log, warn
 from hyperbolic_clap.projector.opening import Model
 from hyperbolic_clap.projector.prototypes import prototypes
 from hyperbolic_clap.training.calibration import calibration
@@ -23,6 +24,8 @@ from hyperbolic_clap.training.run_folder import RunFolder
 from hyperbolic_clap.training.split import fingerprint, split_by_video
 from hyperbolic_clap.training.trackers import NoTracker
 from hyperbolic_clap.training.trainer import Trainer
+
+WORSE = 1.5  # times the validation loss of the start: a training that ends above has learned nothing
 
 
 def require_trainable(config: TrainConfig, pipeline: EmbeddingPipeline) -> None:
@@ -85,6 +88,24 @@ def fit(
             log.info("no better epoch in %d epochs: stopped", config.patience)
             break
     tracker.close()
+    for doubt in doubts(config, output.best, trainer.start_loss()):
+        warn(doubt)
+
+
+def doubts(config: TrainConfig, best: dict, start_loss: float) -> list[str]:
+    """What makes the best epoch of a training doubtful, each with its figure. start_loss: validation loss before it."""
+    found = []
+    if best["val_loss"] > WORSE * abs(start_loss):
+        found.append(
+            f"the best epoch has validation loss {short(best['val_loss'])}, and before the training it was "
+            f"{short(start_loss)}: nothing was learned; --learning-rate {config.learning_rate:g} is the likely cause"
+        )
+    if SIMILARITIES[config.similarity].curved and best["audio_near_boundary"] > 0.5:
+        found.append(
+            f"{best['audio_near_boundary']:.0%} of the validation clips lie beyond 0.99 of the ball's radius: "
+            f"--audio-radius {config.audio_radius:g} is large for --c {config.c:g}"
+        )
+    return found
 
 
 def _about(

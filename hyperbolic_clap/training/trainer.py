@@ -125,6 +125,11 @@ class Trainer:
             self._set(self._trained)
             self._trained = None
 
+    def start_loss(self) -> float:
+        """The validation loss of the start, before any step."""
+        with self.averaged(1.0):
+            return self.validate(0)["val_loss"]
+
     def epochs(self, first: int = 1) -> Iterator[dict]:
         """Train epoch by epoch; each yields its record (losses, radii, ...). UserError if a loss is not finite.
 
