@@ -8,13 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import script, tone_rows, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperbolic_clap.embedding.pipeline import NO_CLASS, unmatched_labels
+from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.versions import at_least
 from hyperbolic_clap.reading.labels import ClassList, normalise
+from hyperbolic_clap.reading.rows import Rows
 
 CLASSES = ClassList.read(CLASS_LABELS)
 MAN, DRILL = "Male speech, man speaking", "Dental drill, dentist's drill"
@@ -216,3 +220,32 @@ def test_class_list_is_in_the_order_of_its_indices(tmp_path):
     assert classes.names == ["Dog,bark", "Cat"] and len(classes) == 2
     assert classes.parse("Cat, Dog, bark") == ["Cat", "Dog, bark"]
     assert classes.match(["Dog, bark"]) == [0]
+
+
+def test_labels_that_do_not_match_are_said_with_the_nearest(caplog):
+    classes = ClassList(["Speech", "Music", "Rain"])
+    rows = Rows.of(classes, range(4), "abcd", [["Speach", "Music"], ["Speach"], ["Rains"], ["Rain", "Music"]], [[]] * 4)
+    skipped = Skipped()
+    found = unmatched_labels(rows, skipped)
+    first = [{"label": "Speach", "nearest": "Speech"}, {"label": "Rains", "nearest": "Rain"}]
+    assert found == {"labels": 2, "occurrences": 3, "clips_without_a_class": 2, "first": first}
+    assert "2 labels are not in the class list of 3 names, for example 'Speach' (near: 'Speech')" in caplog.text
+    assert "2 of 4 clips have none that is" in caplog.text and "only" not in caplog.text
+    skipped.add(NO_CLASS, 3, ["e"], ["Raain"])
+    assert unmatched_labels(rows, skipped)["clips_without_a_class"] == 5
+    assert "only 2 of 7 clips have a label of the class list" in caplog.text
+    caplog.clear()
+    assert unmatched_labels(rows.take(np.array([3])), Skipped()) is None and not caplog.text
+
+
+def test_labels_that_do_not_match_stand_in_the_json(tmp_path):
+    write_rows(tmp_path / "data", tone_rows(6, ("Sine wave", "Sinewave", "Nothing")))
+    flags = ("--parquet-dir", tmp_path / "data", "--cache-dir", tmp_path / "cache")
+    done = script("test_clap_modelscope.py", *flags, "--output-json", tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())["test_info"]["clips"]["unmatched_labels"]
+    assert (found["labels"], found["occurrences"], found["clips_without_a_class"]) == (2, 4, 4)
+    assert {"label": "Sinewave", "nearest": "Sine wave"} in found["first"]
+    assert "only 2 of 6 clips have a label of the class list" in done.stdout
+    script("train_hyperbolic_clap.py", *flags, "--epochs", "1", "--output-dir", tmp_path / "out")
+    setup = json.loads((tmp_path / "out" / "setup.json").read_text())
+    assert setup["clips"]["unmatched_labels"]["clips_without_a_class"] == 4

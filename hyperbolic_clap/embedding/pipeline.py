@@ -11,7 +11,7 @@ import torch
 
 from CLAP.checkpoint import hash_file
 from CLAP.encoder import Encoder
-from data import ParquetFolder
+from data import NAMED_PER_REASON, ParquetFolder
 from hyperbolic_clap.embedding.clips import SkipReason
 from hyperbolic_clap.embedding.packed_targets import PackedTargets
 from hyperbolic_clap.embedding.row_index import Exclusion, embed_rows, keys_of, record
@@ -21,9 +21,10 @@ from hyperbolic_clap.embedding.texts import PROMPT, embed_classes
 from hyperbolic_clap.embedding.towers import check_towers
 from hyperbolic_clap.plumbing.config import DataConfig, EncoderConfig
 from hyperbolic_clap.plumbing.device import cores
-from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.plumbing.file_index import FileIndex
 from hyperbolic_clap.plumbing.ranks import Alone, Progress
+from hyperbolic_clap.reading.arrays import coded, numbers
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.rows import Rows
 
@@ -125,10 +126,11 @@ class EmbeddingPipeline:
         if embedded is None:
             return None
         require_matches(embedded.rows, embedded.skipped)
+        counts = embedded.counts | {"unmatched_labels": unmatched_labels(embedded.rows, embedded.skipped)}
         texts_of, audio = self.embedder.texts_of, embedded.audio
         text = texts_of(self.classes.names)
         alike = check_towers(self.embedder.encoder.name, text, audio)
-        return EmbeddedClips(self.classes, embedded.rows, audio, text, embedded.counts, texts_of, alike)
+        return EmbeddedClips(self.classes, embedded.rows, audio, text, counts, texts_of, alike)
 
 
 def embed_folder(
@@ -204,3 +206,29 @@ def require_matches(rows: Rows, skipped: Skipped) -> None:
         raise UserError(f"no row of the parquet files can be used ({reasons})")
     pairs = "; ".join(f"{label!r} (near: {classes.near(label)!r})" for label in unmatched)
     raise UserError(f"no label matches the class list of {len(classes)} names, for example {pairs}")
+
+
+def unmatched_labels(rows: Rows, skipped: Skipped) -> dict | None:
+    """The labels of the used rows that no class has: how many, how often, of which clips; None if there are none.
+
+    Reported as a warning too; and a class list that fits fewer than half of the clips is one of its own.
+    """
+    classes, texts = rows.classes, coded(rows.human_labels.flatten())
+    labels = texts.dictionary.to_pylist()
+    counts = np.bincount(numbers(texts.indices), minlength=len(labels)).tolist()
+    found = {label: count for label, count in zip(labels, counts, strict=True) if classes.find(label) is None}
+    passed_over = skipped.counts[NO_CLASS]
+    without = int((rows.match_counts == 0).sum()) + passed_over
+    if not found and not passed_over:
+        return None
+    found |= {label: 0 for label in sorted(skipped.labels) if classes.find(label) is None and label not in found}
+    often = sorted(found, key=lambda label: (-found[label], label))
+    first = [{"label": label, "nearest": classes.near(label)} for label in often[:NAMED_PER_REASON]]
+    examples = "; ".join(f"{each['label']!r} (near: {each['nearest']!r})" for each in first)
+    total = len(rows) + passed_over
+    warn(f"{len(found)} labels are not in the class list of {len(classes)} names, for example {examples}; "
+         f"{without} of {total} clips have none that is")  # fmt: skip
+    if 2 * without > total:
+        warn(f"only {total - without} of {total} clips have a label of the class list, and the results are of these "
+             "alone; is it the right --class-labels?")  # fmt: skip
+    return {"labels": len(found), "occurrences": sum(found.values()), "clips_without_a_class": without, "first": first}
