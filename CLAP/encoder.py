@@ -17,6 +17,7 @@ import torch
 
 from CLAP.checkpoint import ModelFolder, hash_file, resolve_checkpoint
 from hyperbolic_clap.plumbing.errors import UserError, first_line
+from hyperbolic_clap.plumbing.files import in_utf8
 from hyperbolic_clap.plumbing.versions import at_least, version
 
 PREPROCESSING = "3"  # counted up when anything between stored bytes and embedding changes; 3: sound is read whole
@@ -93,13 +94,14 @@ class Encoder:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
-            model, info = ClapModel.from_pretrained(
-                self.folder,
-                **FLOAT32,  # a float16 checkpoint would otherwise run in float16
-                use_safetensors=self.in_safetensors,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            with in_utf8(self.folder) as folder:
+                model, info = ClapModel.from_pretrained(
+                    folder,
+                    **FLOAT32,  # a float16 checkpoint would otherwise run in float16
+                    use_safetensors=self.in_safetensors,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
         except Exception as error:  # safetensors, pickle and configuration errors of many classes
             reasons, cause = str(error), error.__context__
             while cause:  # transformers 4 hides torch's reason behind one of its own

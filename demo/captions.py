@@ -58,7 +58,8 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--output-dir {args.output_dir} is the folder that is read; give another one")
     for file in files:
         try:
-            table = pq.read_table(file)
+            with file.open("rb") as source:  # Arrow takes every path for UTF-8
+                table = pq.read_table(source)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file} cannot be read as parquet: {first_line(error)}") from None
         if "human_labels" not in table.column_names or "captions" in table.column_names:
@@ -68,8 +69,15 @@ def main(args: argparse.Namespace) -> None:
         captions = [captions_of(names, drawn, args.most) for names in labels]
         count += sum(map(len, captions))
         table = table.append_column("captions", pa.array(captions, pa.list_(pa.string())))
-        write_atomic(args.output_dir / file.name, lambda temporary, table=table: pq.write_table(table, temporary))
+        write_atomic(args.output_dir / file.name, lambda temporary, table=table: write(table, temporary))
     log.info("%d captions: %s", count, args.output_dir)
+
+
+def write(table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    with path.open("wb") as file:
+        pq.write_table(table, file)
 
 
 def captions_of(labels: list[str], drawn: random.Random, most: int) -> list[str]:

@@ -6,6 +6,7 @@ Each row holds video_id, audio (FLAC bytes and a path), labels (machine ids) and
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -952,6 +953,7 @@ def make_rows(rng, split, count):
 
 def main():
     args = parse_arguments()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a folder that the terminal cannot show
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -968,7 +970,8 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
         for part in range(2):
             table = pa.Table.from_pylist(rows[part::2], schema=schema)
-            pq.write_table(table, folder / f"{part:02d}.parquet")
+            with (folder / f"{part:02d}.parquet").open("wb") as file:  # Arrow takes every path for UTF-8
+                pq.write_table(table, file)
         classes = {name for row in rows for name in row["human_labels"]}
         print(f"{folder}: {count} clips, {len(classes)} classes")
 

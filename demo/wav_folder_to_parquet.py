@@ -246,7 +246,8 @@ def write_parquet(target: Path, clips: list[tuple[Path, Row]], captioned: bool) 
     others = {name: f"csv_{name}" if name in OWN else name for name in clips[0][1].others}
     for name in others.values():
         schema = schema.append(pa.field(name, pa.string()))
-    with pq.ParquetWriter(target, schema, compression="none") as writer:  # audio bytes hardly compress
+    # A file of Python's, since Arrow takes every path for UTF-8. Audio bytes hardly compress.
+    with target.open("wb") as file, pq.ParquetWriter(file, schema, compression="none") as writer:
         for start in range(0, len(clips), ROWS_AT_ONCE):
             rows = [
                 {

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import UserError
@@ -139,6 +139,19 @@ def stored_path(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:
         return Path(os.path.abspath(path)).as_posix()
+
+
+@contextlib.contextmanager
+def in_utf8(folder: Path) -> Iterator[Path]:
+    """A folder's path as libraries want it that take all paths for UTF-8; under another locale that of a link to it."""
+    with contextlib.suppress(UnicodeDecodeError):
+        if os.fsencode(folder).decode("utf-8") == str(folder):
+            yield folder
+            return
+    with tempfile.TemporaryDirectory() as home:
+        link = Path(home) / "link"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        yield link
 
 
 def distinct(name: str) -> str:
