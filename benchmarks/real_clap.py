@@ -3,7 +3,8 @@
     python benchmarks/real_clap.py --checkpoint laion/larger_clap_general --output-dir real_clap \\
         --esc50 ESC-50-master --urbansound8k UrbanSound8K --fsd50k FSD50K --audioset Datasets/AudioSet
 
-Any subset of the data sets, each as it is unpacked (AudioSet: parquet files in train_balanced/ and eval/). For each:
+Any subset of the data sets, each as it is unpacked (AudioSet: parquet files in train_balanced/ and eval/, or in the
+hub's data/bal_train/ and data/eval/). For each:
 the official folds or split, zero-shot cosine with the stated prompts, and cosine, flat and hyperbolic heads at 512 and
 16 dimensions. A head's learning rate is chosen on validation clips (another fold, the official split, or a fifth of the
 videos) by the same search for every similarity; the tested clips choose nothing. Differences carry the 95 % interval of
@@ -48,7 +49,8 @@ def parser() -> Parser:
     add("--esc50", type=Path, default=None, help="folder with audio/ and meta/esc50.csv")
     add("--urbansound8k", type=Path, default=None, help="folder with audio/fold1 ... and metadata/UrbanSound8K.csv")
     add("--fsd50k", type=Path, default=None, help="folder with FSD50K.ground_truth/, FSD50K.dev_audio/, ...")
-    add("--audioset", type=Path, default=None, help="folder with parquet files in train_balanced/ and eval/")
+    add("--audioset", type=Path, default=None, help="folder with parquet files in train_balanced/ and eval/, or in "
+        "data/bal_train/ and data/eval/ as on the hub")
     add("--output-dir", type=Path, default=Path("real_clap"), help="default: ./real_clap")
     add("--device", default="cuda:0", help="default: cuda:0; the CPU if there is no CUDA")
     add("--prompt", type=template, default="This is a sound of {label}.", help="default: 'This is a sound of {label}.'")

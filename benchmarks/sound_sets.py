@@ -63,12 +63,16 @@ PUBLISHED = {
          "source": MILL + "esc50"},
         {"model": "laion/larger_clap_music_and_speech", "prompt": None, "acc@1": 0.8485,
          "source": "https://github.com/embeddings-benchmark/mteb/pull/3580"},
+        {"model": "laion/larger_clap_general", "prompt": "This is a sound of {label}", "acc@1": 0.905,
+         "source": "MAEB results, mteb 1.38.33, task ESC50_Zeroshot"},
         {"model": "LAION-CLAP, best of the paper", "prompt": None, "acc@1": 0.910,
          "source": "Wu et al. 2023, as quoted in https://github.com/LAION-AI/CLAP/issues/133"},
     ],
     "UrbanSound8K": [
         {"model": "laion/clap-htsat-unfused", "prompt": "This is a sound of {label}.", "acc@1": 0.7516,
          "source": MILL + "urbansound8k"},
+        {"model": "laion/larger_clap_general", "prompt": "This is a sound of {label}", "acc@1": 0.7964,
+         "source": "MAEB results, mteb 1.38.33, task UrbanSound8kZeroshot"},
     ],
 }  # fmt: skip
 FULL = {"ESC-50": (50, 2000), "UrbanSound8K": (10, 8732)}  # classes and clips that published figures are about
@@ -104,9 +108,11 @@ def fsd50k(folder: Path) -> SoundSet:
 
 
 def audioset(folder: Path) -> SoundSet:
-    """AudioSet in this project's form: parquet files in train_balanced/ and eval/."""
-    classes = ClassList.read(CLASS_LABELS)
-    parts = {name: ParquetFolder(folder / name, classes) for name in ("train_balanced", "eval")}
+    """AudioSet in this project's form: parquet files in train_balanced/ and eval/, or in the hub's folders."""
+    classes, parts = ClassList.read(CLASS_LABELS), {}
+    for name, of_hub in (("train_balanced", "data/bal_train"), ("eval", "data/eval")):
+        given = folder / of_hub if (folder / of_hub).is_dir() and not (folder / name).is_dir() else folder / name
+        parts[name] = ParquetFolder(given, classes)
     sizes = {name: part.num_rows for name, part in parts.items()}
     return SoundSet("AudioSet", classes, parts, [Round(["train_balanced"], [], "eval")], sizes)
 

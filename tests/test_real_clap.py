@@ -146,6 +146,15 @@ def test_fsd50k(benchmark, tmp_path):
     assert [sorted(clip.positions) for clip in given.parts["eval"]] == [[0, 1]]
 
 
+@pytest.mark.parametrize("names", [("train_balanced", "eval"), ("data/bal_train", "data/eval")])
+def test_audioset_in_its_own_folders_and_the_hubs(benchmark, tmp_path, names):
+    for name in names:
+        write_rows(tmp_path / name, tone_rows(3), f"{name[:3]}.parquet")
+    found = benchmark.sets.audioset(tmp_path)
+    assert found.sizes == {"train_balanced": 3, "eval": 3}
+    assert [part.files[0].parent for part in found.parts.values()] == [tmp_path / name for name in names]
+
+
 def test_audioset(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark.main.Work, "parity", lambda self: PARITY)
     for name in ("train_balanced", "eval"):
