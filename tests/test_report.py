@@ -94,6 +94,7 @@ def test_the_page_holds_what_was_tested(tested, made):
     assert data["confidence"][0]["reliability"] is None and data["confidence"][1]["reliability"]["bins"]
     told = json.loads((tested / "results_hyperbolic.json").read_text())["calibration"]
     assert data["confidence"][1]["reliability"]["error"] == pytest.approx(told["calibrated_error_top1"], rel=1e-6)
+    assert data["confidence"][1]["reliability"]["bins"] == told["reliability"]["top1"]  # one probability
     for entry in data["sounds"].values():
         import base64
 
@@ -275,6 +276,45 @@ def test_sort_filter_and_search(visit, made):
     near = page.locator("#clips .detail li button.plain").all_inner_texts()
     wanted = [clips["id"][j] for of in data["nearest"] for j in of[17]]
     assert near == wanted
+
+
+def test_what_changed_is_told_and_leads_to_its_clips(visit, made):
+    path, data = made
+    page, clips = visit(path), data["clips"]
+    top = [[best[0] for best in of] for of in clips["best"]]
+    right = [[j in truth for j, truth in zip(of, clips["truth"], strict=True)] for of in top]
+    gained = [i for i, (a, b) in enumerate(zip(*right, strict=True)) if b and not a]
+    page.get_by_role("button", name=f"{len(gained)} clip").first.click()
+    assert sorted(shown(page)) == gained
+    pairs = [(own, [of[i] for of in top]) for i, truth in enumerate(clips["truth"]) for own in truth]
+    own, answer = next((own, b) for own, (a, b) in pairs if a != b)
+    before, after = (sum(o == own and of[side] == answer for o, of in pairs) for side in (0, 1))
+    names = data["names"]
+    page.get_by_role("button", name=f"{names[own]} answered as {names[answer]}: {before}, then {after}").click()
+    assert sorted(shown(page)) == [i for i, truth in enumerate(clips["truth"])
+                                   if own in truth and answer in (top[0][i], top[1][i])]
+    page.get_by_role("button", name=f"{names[own]} answered as {names[answer]} ✕").click()
+    assert len(shown(page)) == 25
+    curves = data["files"][1]["curves"]
+    assert data["files"][0]["curves"] is None and curves["epoch"] == [1] and curves["best"] == 1
+    assert "seed 42" in data["files"][1]["training"]
+    assert page.locator("#verdict svg[aria-label*='by epoch']").count() == 1
+
+
+def test_classes_of_ones_own_have_colours_and_no_tree(visit, tmp_path):
+    names = [f"own class {i}" for i in range(8)]
+    files = [write_results(tmp_path / f"{name}.json", names=names, seed=i) for i, name in enumerate("ab")]
+    data = report(tmp_path / "x.html", *files)
+    assert data["groups"] == data["branches"] == names and data["tree_name"] is None
+    assert data["tree"] == [] and data["walks"] == [None, None] and not any(data["ancestors"])
+    page = visit(tmp_path / "x.html", viewport={"width": 400, "height": 800})
+    assert page.locator("#way").count() == 0 and "Way to the root" not in page.inner_text("body")
+    assert page.locator("#verdict details[open]").count() == 0
+    assert page.evaluate("document.querySelector('#verdict').offsetHeight") < 900
+    assert page.evaluate("new Set(data.groups.map(branchColour)).size") == 8
+    assert page.evaluate("[0.7, 1, 0.043, 12].map(ticks)") == [
+        [0, 0.2, 0.4, 0.6, 0.8], [0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.01, 0.02, 0.03, 0.04, 0.05], [0, 5, 10, 15]]
+    assert page.evaluate("data.less.includes('mean_rank')")
 
 
 def test_a_class_leads_to_its_clips_and_the_tree_opens(visit, made):

@@ -158,6 +158,15 @@ def test_the_example_of_the_docs(home, tmp_path):
         ours = {entry["classname"]: entry["similarity"] for entry in ours}
         for label, theirs in zip(labels, names["similarity"][0].tolist(), strict=True):
             assert ours[label] == pytest.approx(theirs, abs=1e-6), (name, label)
+        # One probability: of the example, the tagger, and the reliability that the page shows.
+        (bin_,) = json.loads((tmp_path / "r.json").read_text())["calibration"]["reliability"]["top1"]
+        flags = [flag for flag in flags if flag != "--top-k" and flag != "3"]
+        script("tag_sounds.py", tmp_path / "sound.wav", *flags)
+        tags = json.loads((tmp_path / "r.json").read_text())["files"][0]["tags"]
+        tagged = {tag["classname"]: tag["probability"] for tag in tags}
+        for label, theirs in zip(labels, names["probability"][0].tolist(), strict=True):
+            assert tagged[label] == pytest.approx(theirs, abs=1e-6), (name, label)
+        assert bin_["probability"] == pytest.approx(max(tagged.values()), abs=1e-6)
 
 
 @pytest.fixture

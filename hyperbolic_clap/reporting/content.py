@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -11,19 +12,22 @@ from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1
 from hyperbolic_clap.metrics.ontology import ROOT, Ontology, audioset
 from hyperbolic_clap.metrics.traversal import share, traverse
 from hyperbolic_clap.plumbing.errors import UserError, log
+from hyperbolic_clap.projector.checkpoints import training
 from hyperbolic_clap.reading.labels import normalise
 from hyperbolic_clap.reporting.confidence import risk_coverage
 from hyperbolic_clap.reporting.disk import disk_points
 from hyperbolic_clap.reporting.mds import evenly, flatten
-from hyperbolic_clap.reporting.rebuild import Rebuilt, rebuild
+from hyperbolic_clap.reporting.rebuild import Rebuilt, find, rebuild
 from hyperbolic_clap.reporting.sound import choose, sounds
 from hyperbolic_clap.results.compare import describe
 from hyperbolic_clap.results.files import Results, training_words
 from hyperbolic_clap.results.measures import Measures, match
+from hyperbolic_clap.results.tables import LESS_IS_BETTER
 
 TOP = 5  # predictions shown of each clip
 NEAREST = 5  # clips shown beside each clip
 DISK_CLIPS = 2000  # on a disk
+GROUPS = 20  # classes that have a colour, where they lie in no tree
 PAIRS_AT_ONCE = 1 << 24
 
 
@@ -37,7 +41,7 @@ class Page:
     names: list[str]
     place: list[np.ndarray]  # of each file's classes in the page's names
     made_of: list[Rebuilt | None]
-    tree: Ontology
+    tree: Ontology | None  # None: the classes lie in no tree
     notes: list[str] = field(default_factory=list)
 
 
@@ -50,14 +54,17 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     position = {name: i for i, name in enumerate(names)}
     place = [np.array([position.get(name, -1) for name in file.names]) for file in files]
     notes: list[str] = []
-    page = Page(files, comparison, matched(files, notes), names, place, [], audioset(), notes)
+    page = Page(files, comparison, matched(files, notes), names, place, [], tree_of(files), notes)
     page.made_of = rebuild_all(files, notes)
     walks = [walked(page, f) for f in range(len(files))]
     return {
-        "files": [about(file) for file in files],
+        "files": [about(page, f) for f in range(len(files))],
+        "less": LESS_IS_BETTER,
+        "tree_name": tree_name(page.tree),
+        "groups": groups(page),
         "comparison": comparison,
         "names": names,
-        "branches": branches(names, page.tree),
+        "branches": branches(page),
         "ancestors": ancestors(names, page.tree),
         "clips": clips(page),
         "nearest": [nearest(page, f) for f in range(len(files))],
@@ -69,6 +76,20 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
         "confidence": [confidence(page, f) for f in range(len(files))],
         "notes": notes,
     }
+
+
+def tree_of(files: list[Results]) -> Ontology | None:
+    """The taxonomy that was tested with, else AudioSet's tree where all classes of a file are in it, else None."""
+    own = [file.taxonomy for file in files if getattr(file, "taxonomy", None)]
+    with_clips = [file for file in files if file.keys]
+    if own or not with_clips:
+        return own[0] if own else audioset()
+    return audioset() if any(audioset().find(file.names)[0] is not None for file in with_clips) else None
+
+
+def tree_name(tree: Ontology | None) -> str | None:
+    """What the page calls it; None without one."""
+    return tree and ("AudioSet's tree" if tree is audioset() else "the taxonomy")
 
 
 def matched(files: list[Results], notes: list[str]) -> list[np.ndarray]:
@@ -100,15 +121,20 @@ def rebuild_all(files: list[Results], notes: list[str]) -> list[Rebuilt | None]:
     return made_of
 
 
-def about(file: Results) -> dict:
-    """What was run, as the results file tells it."""
+def about(page: Page, f: int) -> dict:
+    """What was run, as the results file tells it, or else the checkpoint that it names."""
+    file, made = page.files[f], page.made_of[f]
     info, model = file.info, file.info["model"]
+    trained = training_words(model)
+    if trained is None and made is not None:
+        trained = training_words({"training": training(made.projector.content)})
     counts = info.get("clips") if isinstance(info.get("clips"), dict) else {}
     command = info.get("command") if isinstance(info.get("command"), list) else []
     return describe(file) | {
         "command": " ".join(map(str, command)),
         "time": info.get("time"),
-        "training": training_words(model),
+        "training": trained,
+        "curves": curves(file),
         "device": info.get("device"),
         "prompt": model.get("prompt"),
         "epoch": model.get("epoch"),
@@ -117,14 +143,46 @@ def about(file: Results) -> dict:
     }
 
 
-def branches(names: list[str], tree: Ontology) -> list[str]:
-    """The top-level branch of each class; empty for a class that AudioSet does not have."""
+def curves(file: Results) -> dict | None:
+    """The losses by epoch of the setup.json beside the file's checkpoint; None where there is none to be read."""
+    path = file.info["model"].get("projection_checkpoint")
+    if not isinstance(path, str):
+        return None
+    beside = find(path, file.path).parent / "setup.json"
+    try:
+        setup = json.loads(beside.read_text(encoding="utf-8"))
+        rows = [[float(epoch[name]) for name in ("epoch", "train_loss", "val_loss")] for epoch in setup["epochs"]]
+        epoch, train, validation = (list(column) for column in zip(*rows, strict=True))
+        known = np.isfinite(rows).all()
+    except (OSError, ValueError, KeyError, TypeError):  # none, of another program, or no epoch yet
+        return None
+    best = setup.get("best_epoch")
+    return {"epoch": epoch, "train_loss": train, "val_loss": validation, "best": best} if known else None
+
+
+def groups(page: Page) -> list[str]:
+    """What has a colour: the tree's branches, or without a tree the classes themselves, the commonest GROUPS."""
+    if page.tree is not None:
+        return sorted({branch for branch in branches(page) if branch})
+    carried = sum(file.targets.sum(axis=0) for file in page.files[:1] if file.keys)
+    commonest = np.argsort(-carried, kind="stable")[:GROUPS] if len(page.names) else []
+    return [page.names[page.place[0][i]] for i in sorted(commonest)]
+
+
+def branches(page: Page) -> list[str]:
+    """The top-level branch of each class, or without a tree the class; empty for one that has no colour of its own."""
+    names, tree = page.names, page.tree
+    if tree is None:
+        kept = {*groups(page)}
+        return [name if name in kept else "" for name in names]
     nodes = [tree.find([name])[0] for name in names]
     return ["" if node is None else tree.names[tree.branch(int(node[0]))] for node in nodes]
 
 
-def ancestors(names: list[str], tree: Ontology) -> list[list[int]]:
-    """For each class the classes above it in AudioSet's tree."""
+def ancestors(names: list[str], tree: Ontology | None) -> list[list[int]]:
+    """For each class the classes above it in the tree."""
+    if tree is None:
+        return [[] for _ in names]
     nodes = [tree.find([name])[0] for name in names]
     class_at = {int(node[0]): i for i, node in enumerate(nodes) if node is not None}
     found = []
@@ -134,8 +192,10 @@ def ancestors(names: list[str], tree: Ontology) -> list[list[int]]:
     return found
 
 
-def outline(names: list[str], tree: Ontology) -> list[list]:
-    """AudioSet's tree as [name, position of the first parent here or -1, class or -1], parents before children."""
+def outline(names: list[str], tree: Ontology | None) -> list[list]:
+    """The tree as [name, position of the first parent here or -1, class or -1], parents before children."""
+    if tree is None:
+        return []
     class_at = {tree.position[key]: i for i, key in enumerate(map(normalise, names)) if key in tree.position}
     kept = set()
     for node in class_at:
@@ -204,7 +264,7 @@ def classes(page: Page, f: int) -> dict | None:
     if not file.depth or not file.valid.any():
         page.notes.append(f"{file.label} has no figures by class, as it holds no predictions of labelled clips")
         return None
-    measures = Measures(file, np.flatnonzero(file.valid), min(TOP, file.depth), page.tree)
+    measures = Measures(file, np.flatnonzero(file.valid), min(TOP, file.depth), page.tree or audioset())
     found = measures.per_class()
     ranked = found.precision is not None
     if not ranked:
@@ -245,7 +305,7 @@ def nearest(page: Page, f: int) -> list | None:
 def walked(page: Page, f: int) -> dict | None:
     """The texts that clips and class texts meet on the way to the root, and the share of ancestors met in order."""
     made, file, place = page.made_of[f], page.files[f], page.place[f]
-    if made is None:
+    if made is None or page.tree is None:
         return None
     compare, kind = made.projector.compare, made.projector.kind
     met = traverse(compare, kind.towards_root, made.audio, made.text)

@@ -1,5 +1,5 @@
 "use strict";
-// The classes as a table and as AudioSet's tree, both leading to the clips.
+// Which classes are answered as which others, what of it changed; the classes as a table and a tree. All lead to the clips.
 {
   const into = body("classes");
   const files = data.classes.map((of, f) => ({ of, f })).filter(({ of }) => of);
@@ -95,11 +95,53 @@
       return all;
     }
     const roots = data.tree.map((_, n) => n).filter((n) => data.tree[n][1] < 0);
-    return [make("h3", {}, "AudioSet's tree"),
+    return [make("h3", {}, data.tree_name[0].toUpperCase() + data.tree_name.slice(1)),
       make("p", { class: "soft" }, "Each branch: its clips, and the mean over its classes that occur. A class of several parents stands below the first."),
       ...roots.map(node)];
   }
 
+  // By true class and best class: how many clips more or fewer than in the baseline.
+  const MOST = 16;
+  function confusions() {
+    const holder = make("div");
+    const which = choice(data.files.slice(1).map((file, n) => [n + 1, file.label]), show);
+    function show() {
+      const f = Number(which.value), cells = new Map(), moved = data.names.map(() => 0);
+      const add = (own, answer, by) => {
+        const key = `${own} ${answer}`, cell = cells.get(key) || { before: 0, after: 0 };
+        cell[by]++;
+        cells.set(key, cell);
+      };
+      data.clips.truth.forEach((truth, i) => {
+        const [a, b] = [0, f].map((g) => data.clips.best[g][i]?.[0]);
+        if (a !== undefined && b !== undefined) truth.forEach((own) => { add(own, a, "before"); add(own, b, "after"); });
+      });
+      cells.forEach((cell, key) => {
+        const change = Math.abs(cell.after - cell.before);
+        if (change) new Set(key.split(" ").map(Number)).forEach((j) => { moved[j] += change; });
+      });
+      const changed = moved.map((n, j) => [n, j]).filter(([n]) => n).sort(([n, i], [m, j]) => m - n || i - j);
+      const kept = changed.slice(0, MOST).map(([, j]) => j).sort((i, j) => i - j);
+      const value = (own, answer) => {
+        const { before, after } = cells.get(`${own} ${answer}`) || { before: 0, after: 0 };
+        if (!before && !after) return make("td", { class: "number" });
+        const by = after - before, good = by && (by > 0) === (own === answer);
+        return make("td", { class: `number ${by ? (good ? "good" : "bad") : "soft"}` }, make("button", { type: "button", class: "cell",
+          "aria-label": `${data.names[own]} answered as ${data.names[answer]}: ${before}, then ${after}`,
+          onclick: () => parts.filterByConfusion(f, own, answer) }, by ? `${by > 0 ? "+" : "−"}${Math.abs(by)}` : String(after)));
+      };
+      holder.replaceChildren(make("p", {}, kept.length ? `Of ${data.files[f].label} against ${data.files[0].label}: rows are true classes, columns the best class. `
+        + "A signed number is by how many clips a cell changed (green is better: more on the diagonal, fewer beside it), a plain one did not. A cell leads to its clips. "
+        + (changed.length > MOST ? `The ${MOST} classes of ${changed.length} that changed most.` : "") : "No class changed."),
+      kept.length ? scrolling("Classes answered as others", make("table", { class: "matrix" }, make("thead", {}, make("tr", {}, make("td"),
+        kept.map((j) => make("th", { scope: "col" }, make("span", {}, data.names[j]))))),
+      make("tbody", {}, kept.map((own) => make("tr", {}, make("th", { scope: "row" }, data.names[own]), kept.map((answer) => value(own, answer))))))) : "");
+    }
+    show();
+    return [make("h3", {}, "What is answered as what"), data.files.length > 2 ? make("div", { class: "bar" }, labelled("file", which)) : "", holder];
+  }
+
+  if (data.files.length > 1 && data.clips.id.length && data.clips.best.some((of, f) => f && of.some(Boolean))) into.append(...confusions());
   if (files.length) into.append(table());
   else into.append(make("p", {}, "No file holds predictions of labelled clips, so there are no figures by class."));
   if (files.length && data.tree.length) into.append(...outline());

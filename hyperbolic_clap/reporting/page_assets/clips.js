@@ -4,7 +4,7 @@
   const PAGE = 25;
   const into = body("clips");
   const { id, truth, best } = data.clips;
-  const state = { order: "row", down: false, page: 0, open: new Set() };
+  const state = { order: "row", down: false, page: 0, open: new Set(), confused: null };
 
   const outcomes = [["", "all clips"]];
   data.files.forEach((file, f) => outcomes.push([`right ${f}`, `right in ${file.label}`], [`wrong ${f}`, `wrong in ${file.label}`]));
@@ -13,6 +13,7 @@
   const wanted = make("input", { type: "search", list: "class-names", oninput: refresh });
   const search = make("input", { type: "search", oninput: refresh });
   const audible = make("input", { type: "checkbox", onchange: refresh });
+  const only = make("div", { class: "bar" });
   const told = make("p", { class: "soft", "aria-live": "polite" });
   const rows = make("tbody");
   const pager = make("div", { class: "bar" });
@@ -23,6 +24,8 @@
     if (kind === "wrong" && right(f, i) !== false) return false;
     if (kind === "gained" && !(right(0, i) === false && right(f, i) === true)) return false;
     if (kind === "lost" && !(right(0, i) === true && right(f, i) === false)) return false;
+    const pair = state.confused;
+    if (pair && !(truth[i].includes(pair.own) && [0, pair.f].some((g) => best[g][i]?.[0] === pair.best))) return false;
     if (audible.checked && !data.sounds[i]) return false;
     const name = wanted.value.trim().toLowerCase();
     if (name) {
@@ -69,7 +72,7 @@
       make("ul", { class: "notes" }, of[i].map((j) => make("li", {},
         make("button", { type: "button", class: "plain", onclick: () => parts.showClip(j) }, id[j]), ` ${parts.truth(j)} `, parts.playButton(j, ""))))));
     const go = make("div", { class: "bar" },
-      make("button", { type: "button", onclick: () => parts.showWay("clip", i) }, "Way to the root"),
+      data.tree_name ? make("button", { type: "button", onclick: () => parts.showWay("clip", i) }, "Way to the root") : null,
       parts.flyToClip ? make("button", { type: "button", onclick: () => parts.flyToClip(i) }, "On the disk") : null);
     return make("tr", { class: "detail" }, make("td", { colspan: 2 + data.files.length }, go, make("div", { class: "grid" }, near)));
   }
@@ -106,6 +109,8 @@
     shown.sort(([a, i], [b, j]) => (a < b ? -sign : a > b ? sign : i - j));
     shown = shown.map(([, i]) => i);
     state.page = 0;
+    only.replaceChildren(...(state.confused ? [make("button", { type: "button", onclick: () => { state.confused = null; refresh(); } },
+      `${data.names[state.confused.own]} answered as ${data.names[state.confused.best]} ✕`)] : []));
     heads.forEach((head) => head.refresh());
     show();
   }
@@ -113,9 +118,25 @@
   function go() {
     document.getElementById("clips").scrollIntoView();
   }
+  parts.filterByOutcome = (kind) => {
+    wanted.value = search.value = "";
+    outcome.value = kind;
+    state.confused = null;
+    refresh();
+    go();
+    outcome.focus({ preventScroll: true });
+  };
+  parts.filterByConfusion = (f, own, bestOf) => {
+    wanted.value = search.value = outcome.value = "";
+    state.confused = { f, own, best: bestOf };
+    refresh();
+    go();
+    only.querySelector("button").focus({ preventScroll: true });
+  };
   parts.filterByClass = (j) => {
     wanted.value = data.names[j];
     search.value = outcome.value = "";
+    state.confused = null;
     refresh();
     go();
     wanted.focus({ preventScroll: true });
@@ -124,6 +145,7 @@
     wanted.value = outcome.value = "";
     search.value = id[i];
     audible.checked = false;
+    state.confused = null;
     state.open.add(i);
     refresh();
     go();
@@ -132,7 +154,7 @@
   if (id.length) {
     into.append(make("div", { class: "bar" }, labelled("outcome", outcome), labelled("true class", wanted), labelled("search", search),
       Object.keys(data.sounds).length ? make("label", { class: "tick" }, audible, "only with sound") : null),
-    told, make("table", { class: "cards" }, make("thead", {}, make("tr", {}, heads)), rows), pager);
+    only, told, make("table", { class: "cards" }, make("thead", {}, make("tr", {}, heads)), rows), pager);
     refresh();
   } else into.append(make("p", {}, `${data.files[0].label} holds no predictions, so there are no clips to show.`));
 }

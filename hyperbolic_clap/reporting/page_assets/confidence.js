@@ -5,16 +5,20 @@
   const WIDTH = 420, HIGH = 300, LEFT = 62, LOW = 40;
   const known = data.confidence.map((of, f) => ({ of, f })).filter(({ of }) => of);
 
-  function chart(title, across, up, top) {
+  // A square with round ticks: `across` from 0 to 1, `up` from 0 to the tick at or above `most`.
+  function chart(title, across, up, most) {
+    const marks = ticks(most), top = marks.at(-1);
     const x = (value) => LEFT + value * (WIDTH - LEFT - 20), y = (value) => HIGH - LOW - value / top * (HIGH - LOW - 12);
     const picture = draw("svg", { viewBox: `0 0 ${WIDTH} ${HIGH}`, width: WIDTH, role: "img", "aria-label": title });
-    for (let i = 0; i <= 4; i++) {
-      const part = i / 4;
-      picture.append(draw("line", { x1: x(0), x2: x(1), y1: y(part * top), y2: y(part * top), class: "rule" }));
-      const side = draw("text", { x: LEFT - 6, y: y(part * top) + 4, "text-anchor": "end" }), below = draw("text", { x: x(part), y: HIGH - LOW + 16, "text-anchor": "middle" });
-      side.textContent = (part * top).toFixed(2);
-      below.textContent = part.toFixed(2);
-      picture.append(side, below);
+    for (const mark of marks) {
+      const side = draw("text", { x: LEFT - 6, y: y(mark) + 4, "text-anchor": "end" });
+      side.textContent = String(mark);
+      picture.append(draw("line", { x1: x(0), x2: x(1), y1: y(mark), y2: y(mark), class: "rule" }), side);
+    }
+    for (const mark of ticks(1)) {
+      const below = draw("text", { x: x(mark), y: HIGH - LOW + 16, "text-anchor": "middle" });
+      below.textContent = String(mark);
+      picture.append(below);
     }
     const name = draw("text", { x: x(0.5), y: HIGH - 6, "text-anchor": "middle" }), beside = draw("text", { x: 12, y: y(top / 2), "text-anchor": "middle", transform: `rotate(-90 12 ${y(top / 2)})` });
     name.textContent = across;
@@ -49,7 +53,7 @@
   }
   function reliability() {
     const able = known.filter(({ of }) => of.reliability);
-    if (!able.length) return make("div", {}, make("h3", {}, "Reliability"), make("p", {}, "None of the files has a trained head whose probabilities could be had."));
+    if (!able.length) return make("div", {}, make("h3", {}, "Reliability"), make("p", {}, "None of the files has a trained projector whose probabilities could be had."));
     const square = chart("Reliability", "probability of the best class", "share right", 1);
     square.picture.append(draw("line", { x1: square.x(0), y1: square.y(0), x2: square.x(1), y2: square.y(1), class: "axis", "stroke-dasharray": "3 4" }));
     for (const { of, f } of able) {

@@ -58,12 +58,24 @@ function findClass(text) {
   return data.names.findIndex((name) => name.toLowerCase().includes(wanted));
 }
 
-const branchNames = [...new Set(data.branches)].filter(Boolean).sort();
+// Colours: AudioSet's branches have their own; other groups share the circle of hues, darker and lighter in turn.
+const branchNames = data.groups;
+const night = matchMedia("(prefers-color-scheme: dark)");
 function branchColour(branch) {
   const order = ["Human sounds", "Animal", "Music", "Sounds of things", "Natural sounds", "Source-ambiguous sounds",
     "Channel, environment and background"];
-  const i = order.indexOf(branch);
-  return `--b${i < 0 ? 7 : i}`;
+  const i = order.indexOf(branch), own = branchNames.indexOf(branch);
+  if (data.tree_name === "AudioSet's tree") return colour(`--b${i < 0 ? 7 : i}`);
+  if (own < 0) return colour("--b7");
+  const light = (own % 2 ? 38 : 56) + (night.matches ? 16 : 0);
+  return `hsl(${Math.round(360 * own / branchNames.length)} 75% ${light}%)`;
+}
+
+// 0 and the round steps (1, 2 or 5 times a power of ten) up to and above a value.
+function ticks(top) {
+  const power = 10 ** Math.floor(Math.log10(top / 4)), step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= top / 5);
+  const count = Math.ceil(top / step - 1e-9);
+  return Array.from({ length: count + 1 }, (_, i) => Number((i * step).toPrecision(6)));
 }
 
 function colour(variable) {

@@ -6,7 +6,7 @@
   const EDGE = 0.999999; // the farthest a drag reaches: the boundary itself is infinitely far
 
   if (!disks.length) {
-    into.append(make("p", {}, "None of these files has a hyperbolic head whose vectors could be had, so there is no disk."));
+    into.append(make("p", {}, "None of these files has a hyperbolic projector whose vectors could be had, so there is no disk."));
   } else start();
 
   function start() {
@@ -79,7 +79,7 @@
     function dot(point, unit, shades) {
       const z = place(point.z), [x, y] = screen(z);
       const size = unit * (0.55 + 0.45 * (1 - plane.size(z) ** 2)); // farther from the centre is smaller
-      context.fillStyle = context.strokeStyle = shades[branchColour(point.branch)];
+      context.fillStyle = context.strokeStyle = shades[point.branch];
       context.beginPath();
       if (point.kind === "text") {
         context.arc(x, y, 4 * size, 0, 7);
@@ -116,7 +116,8 @@
       const unit = window.devicePixelRatio || 1, width = Math.round(canvas.clientWidth * unit);
       if (!width) return;
       if (canvas.width !== width || canvas.height !== width) canvas.width = canvas.height = width;
-      const shades = Object.fromEntries(["--text", "--soft", "--line", "--ground", ...Array.from({ length: 8 }, (_, i) => `--b${i}`)].map((v) => [v, colour(v)]));
+      const shades = Object.fromEntries(["--text", "--soft", "--line", "--ground", "--good", "--bad"].map((v) => [v, colour(v)]));
+      for (const branch of ["", ...branchNames]) shades[branch] = branchColour(branch);
       context.clearRect(0, 0, width, width);
       context.strokeStyle = shades["--soft"];
       context.lineWidth = unit;
@@ -170,7 +171,7 @@
         told.append(`${point.name}${point.branch && point.kind === "text" ? ` (${point.branch}, ${counts[point.j]} clips)` : ""} `);
         if (point.kind === "text") told.append(make("button", { type: "button", onclick: () => parts.filterByClass(point.j) }, "Its clips"), " ");
         else told.append(make("button", { type: "button", onclick: () => parts.showClip(point.j) }, "In the table"), " ");
-        told.append(make("button", { type: "button", onclick: () => parts.showWay(point.kind === "text" ? "class" : "clip", point.j) }, "Way to the root"));
+        if (data.tree_name) told.append(make("button", { type: "button", onclick: () => parts.showWay(point.kind === "text" ? "class" : "clip", point.j) }, "Way to the root"));
         if (point.kind === "clip") parts.play(point.j);
       }
       paint();
@@ -253,8 +254,9 @@
 
     const key = make("ul", { class: "key" }, [...branchNames, ...(data.branches.includes("") ? [""] : [])].map((branch) => {
       const swatch = make("span", { class: "swatch" });
-      swatch.style.background = `var(${branchColour(branch)})`;
-      return make("li", {}, swatch, branch || "not AudioSet's");
+      swatch.style.background = branchColour(branch);
+      night.addEventListener("change", () => { swatch.style.background = branchColour(branch); });
+      return make("li", {}, swatch, branch || (data.tree_name ? `not in ${data.tree_name}` : "other classes"));
     }));
     into.append(figures, make("div", { class: "bar" }, disks.length > 1 ? labelled("file", which) : null, labelled("fly to a class", search),
       make("label", { class: "tick" }, texts, "texts (dots)"), make("label", { class: "tick" }, clips, "clips (crosses)"), make("label", { class: "tick" }, names, "names"),
@@ -263,7 +265,7 @@
     make("div", { class: "split" }, make("div", { class: "stage" }, canvas),
       make("div", { class: "side" }, told, key, make("p", { class: "soft", id: "disk-help" },
         "Drag, or the arrow keys: moves by an isometry, so that any point comes to the centre and no distance changes. A click (or Enter: what is "
-        + "nearest to the centre) selects and plays; then its lines in AudioSet's tree are drawn, as geodesics. Ctrl and the wheel, + and −: zoom. "
+        + "nearest to the centre) selects and plays; " + (data.tree_name ? `then its lines in ${data.tree_name} are drawn, as geodesics. ` : "") + "Ctrl and the wheel, + and −: zoom. "
         + "Home: back. The square is the model's origin; the outer circle is infinitely far."))));
     describe();
     new ResizeObserver(paint).observe(canvas);

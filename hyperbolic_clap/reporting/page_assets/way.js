@@ -66,9 +66,12 @@
     make("tbody", {}, rows)));
   }
 
-  if (walks.length) {
+  if (!data.tree_name) { // without a tree nothing lies above a class
+    document.getElementById("way").remove();
+    document.querySelector('nav a[href="#way"]').remove();
+  } else if (walks.length) {
     into.append(make("p", {}, "A clip is walked towards what is most general: to the origin along the geodesic in a hyperbolic space, to the mean text in cosine. "
-      + "At each step the most similar class text is met. If the space held AudioSet's tree, the clip would meet its ancestors (↑), the nearest first. "
+      + `At each step the most similar class text is met. If the space held ${data.tree_name}, the clip would meet its ancestors (↑), the nearest first. `
       + "Dashed: its own classes. The thin stroke is the share with another clip's classes, what chance gives."), shares(),
     make("div", { class: "bar" }, data.clips.id.length ? labelled("clip", clip) : null, labelled("class", name)), result);
     if (data.clips.id.length) showClip(Math.max(0, data.clips.truth.findIndex((truth) => ancestorsOf(truth).size > 1)));
