@@ -81,11 +81,11 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     from hyperbolic_clap.embedding.files import find_sounds
     from hyperbolic_clap.inference.tagging import Tagger
-    from hyperbolic_clap.projector.opening import class_list, open_model
+    from hyperbolic_clap.projector.opening import open_model
 
-    files, config = find_sounds(args.sounds), encoder_config(args)
-    check_background(args.background, class_list(config))
-    model = open_model(config, projector_config(args))
+    files = find_sounds(args.sounds)
+    model = open_model(encoder_config(args), projector_config(args))
+    check_background(args.background, model.classes)
     calibration = model.projector.calibration or None
     if model.projector.trained and not calibration:
         warn(f"{args.projection_checkpoint} has no calibration, so the probabilities are the bare sigmoid")

@@ -145,6 +145,9 @@ FLAGS = {
                      ("than --timeline --threshold 1e-5",)),
         "--threshold": Run(("--timeline", "--output-dir", "{home}/lines", "--threshold", 0.9999),
                            ("than --timeline --threshold 1e-5",)),
+        "--background": "test_tagging.py::test_bad_input",
+        "--no-gate": "test_tagging.py::test_silence_a_second_and_an_hour_of_noise",
+        "--min-duration": "test_tagging.py::test_labels_by_hand",
     },
     "export_projector.py": {
         "checkpoint": "test_sharing.py::test_the_folder_gives_the_same_bits",
