@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo/out
 TEST_FLAGS := --parquet-dir demo/data/eval --num-samples 1000 --checkpoint CLAP/tiny --device cpu
-BEST = $$(ls $(DEMO)/checkpoints/best_projection_epoch_*.pth)
 
 .PHONY: demo test test-cuda mutants clean
 
@@ -27,9 +26,9 @@ demo: demo/data
 		--output-dir $(DEMO)/checkpoints
 	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --output-json $(DEMO)/results_original.json \
 		--save-scores $(DEMO)/results_original.safetensors
-	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --use-hyperbolic --projection-checkpoint $(BEST) \
+	$(BIN)/python test_clap_modelscope.py $(TEST_FLAGS) --use-hyperbolic --projection-checkpoint $(DEMO)/checkpoints \
 		--output-json $(DEMO)/results_use_hyperbolic.json
-	$(BIN)/python test_hyperbolic_clap_modelscope.py $(TEST_FLAGS) --projection-checkpoint $(BEST) \
+	$(BIN)/python test_hyperbolic_clap_modelscope.py $(TEST_FLAGS) --projection-checkpoint $(DEMO)/checkpoints \
 		--output-json $(DEMO)/results_hyperbolic.json --save-scores $(DEMO)/results_hyperbolic.safetensors
 	$(BIN)/python compare_results.py $(DEMO)/results_original.json $(DEMO)/results_hyperbolic.json \
 		--report $(DEMO)/report.html

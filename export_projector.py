@@ -1,9 +1,9 @@
 """A trained projector as a folder to share: safetensors, config.json, a model card; nothing else of the training.
 
-    python export_projector.py checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir my_head \\
+    python export_projector.py checkpoints_hyperbolic --output-dir my_head \\
         --results results_original.json results_hyperbolic.json
 
-    python export_projector.py checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir my_head \\
+    python export_projector.py checkpoints_hyperbolic --output-dir my_head \\
         --dataset agkphysics/AudioSet --push OWNER/NAME
 
 Wherever a script takes --projection-checkpoint FILE.pth it also takes such a folder, or its id on ModelScope, and gives

@@ -3,7 +3,7 @@
     python plot_results.py losses --setup checkpoints_hyperbolic/setup.json --output losses.png
 
     python plot_results.py disk --parquet-dir ./Datasets/AudioSet/eval \\
-        --projection-checkpoint checkpoints_hyperbolic/best_projection_epoch_X.pth --output disk.png
+        --projection-checkpoint checkpoints_hyperbolic --output disk.png
 
     python plot_results.py gains results_original.json results_hyperbolic.json --output gains.png
 

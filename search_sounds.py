@@ -3,7 +3,7 @@
     python search_sounds.py "glass breaking" "rain on a roof" --parquet-dir ./Datasets/AudioSet/eval
 
     python search_sounds.py Animal --like my_dog.wav --parquet-dir ./Datasets/AudioSet/eval --use-hyperbolic \\
-        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --save-audio found
+        --projection-checkpoint ./checkpoints_hyperbolic --save-audio found
 
 A text goes into the prompt as a class name does. A superclass of AudioSet's tree, such as Animal, is answered by
 all the texts of its subtree (--no-branches: by its own). The search is exact. Clips need no labels; clips

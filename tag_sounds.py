@@ -1,10 +1,10 @@
 """Tag sound files: the most probable classes of each file, or of each moment of a long recording.
 
     python tag_sounds.py recording.wav sounds/ --use-hyperbolic \\
-        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --output-json tags.json
+        --projection-checkpoint ./checkpoints_hyperbolic --output-json tags.json
 
     python tag_sounds.py recording.wav --timeline --use-hyperbolic \\
-        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --output-dir labels
+        --projection-checkpoint ./checkpoints_hyperbolic --output-dir labels
 
     python tag_sounds.py recording.wav sounds/ --classes "dog barking" "glass breaking" "rain"
 

@@ -4,7 +4,7 @@
         --output-json results_original.json
 
     python test_clap_modelscope.py --parquet-dir ./Datasets/AudioSet/eval --num-samples 100 --use-hyperbolic \\
-        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --c 1.0 --temperature 1.0
+        --projection-checkpoint ./checkpoints_hyperbolic --c 1.0 --temperature 1.0
 
 Without --projection-checkpoint the similarity is CLAP's own cosine. A checkpoint trained with --similarity cosine is
 tested without --use-hyperbolic. The results JSON holds the metrics and every clip's predictions.
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import log
-from hyperbolic_clap.plumbing.files import require_outputs, stored_path, write_json
+from hyperbolic_clap.plumbing.files import require_outputs
 from hyperbolic_clap.plumbing.flags import (
     Parser,
     add_classes_flag,
@@ -54,8 +54,7 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic_clap.embedding.pipeline import skip_unlabelled
     from hyperbolic_clap.plumbing.ranks import open_ranks
     from hyperbolic_clap.projector.opening import open_pipeline
-    from hyperbolic_clap.results.evaluation import evaluate
-    from hyperbolic_clap.results.files import save_scores
+    from hyperbolic_clap.results.evaluation import evaluate_to_files
 
     data, encoder, projector, ranks = data_config(args), encoder_config(args), projector_config(args), open_ranks()
     model, pipeline = open_pipeline(data, encoder, projector, ranks=ranks)
@@ -65,14 +64,8 @@ def main(args: argparse.Namespace) -> None:
     clips = pipeline.embed(skip_unlabelled)
     if clips is None:  # a rank above 0, whose vectors rank 0 has now
         return ranks.close()
-    tensors, evaluation = evaluate(clips, model.projector, args.top_k)
-    facts = {"classes": len(clips.classes), "class_names": clips.classes.names, "clips": clips.counts}
-    info = describe_test(arguments(args), model.device, ranks.size, started, **facts)
-    if args.save_scores:
-        save_scores(args.save_scores, tensors)
-        info["scores"] = stored_path(args.save_scores, output.parent)
-    about = model.describe() | {"mean_cosine": clips.mean_cosine}
-    write_json(output, {"test_info": info, "model_info": about} | evaluation)
+    evaluation = evaluate_to_files(clips, model, args.top_k, output, args.save_scores, lambda **facts: describe_test(
+        arguments(args), model.device, ranks.size, started, **facts))  # fmt: skip
     for name, value in (evaluation["metrics"] or {}).items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()

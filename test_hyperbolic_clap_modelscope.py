@@ -1,7 +1,7 @@
 """Zero-shot classification with a trained hyperbolic projector: test_clap_modelscope.py, always hyperbolic.
 
     python test_hyperbolic_clap_modelscope.py --parquet-dir ./Datasets/AudioSet/eval \\
-        --projection-checkpoint ./checkpoints_hyperbolic/best_projection_epoch_X.pth --num-samples 100 \\
+        --projection-checkpoint ./checkpoints_hyperbolic --num-samples 100 \\
         --device cuda:0 --output-json results_hyperbolic.json \\
         --class-labels CLAP/class_labels/audioset_class_labels_indices.json --top-k 5 --c 1.0 --temperature 1.0
 """

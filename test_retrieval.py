@@ -3,7 +3,7 @@
     python test_retrieval.py --parquet-dir data/captioned/test --output-json results_retrieval_original.json
 
     python test_retrieval.py --parquet-dir data/captioned/test --use-hyperbolic \\
-        --projection-checkpoint ./checkpoints_captions/best_projection_epoch_X.pth
+        --projection-checkpoint ./checkpoints_captions
 
 The folder has a column `caption` or `captions`: a text, or a list of them. Text -> audio: each caption is a query for
 its clip. Audio -> text: any of a clip's captions counts. The results JSON holds R@1, R@5, R@10, mAP@10 and median_rank

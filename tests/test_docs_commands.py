@@ -30,12 +30,8 @@ def run_all(tmp_path_factory):
 
 
 def run_commands(name: str, home, cache) -> None:
-    """Every command of a document in its order, in `home`, with the tiny checkpoint; the best epoch is any epoch."""
+    """Every command of a document in its order, in `home`, with the tiny checkpoint."""
     for path, *flags in commands(name):
-        for flag in flags:
-            named = home / flag
-            if named.name.startswith("best_projection_epoch_") and not named.exists():
-                next(named.parent.glob("best_*.pth")).rename(named)
         if path.startswith("demo/") or path in ("compare_results.py", "plot_results.py"):
             here(path, *flags, cwd=home)
         else:

@@ -75,8 +75,8 @@ def test_below_the_scripts_one_place_knows_the_command_line():
 # Where a similarity's name may stand as a value: two defaults, and a schedule of learning rates, called cosine too.
 NAMED = {
     f"{PACKAGE}/plumbing/config.py": ["hyperbolic"],
+    f"{PACKAGE}/plumbing/flags.py": ["hyperbolic", "cosine"],
     f"{PACKAGE}/training/trainer.py": ["cosine"],
-    "train_hyperbolic_clap.py": ["hyperbolic", "cosine"],
 }
 
 

@@ -63,3 +63,26 @@ def test_a_training_of_another_program_breaks_no_results_file(trained, tmp_path,
 def test_training_words_of_files_of_other_programs():
     assert training_words({}) is None and training_words({"training": "x"}) is None
     assert training_words({"training": {"seed": 3, "clips": [1]}}) == "seed 3"
+
+
+def test_a_trainings_output_folder_means_its_best_checkpoint(trained, tmp_path):
+    path, data = trained
+    script(TRAIN, *data, "--output-dir", path.parent, "--epochs", 3, "--seed", 7, "--learning-rate", 0.002, "--resume")
+    (best,) = path.parent.glob("best_*.pth")
+    for given in (path.parent, best):
+        assert record_of(given, data, tmp_path / "r.json")["epoch"] == int(best.stem.split("_")[-1])
+        model = json.loads((tmp_path / "r.json").read_text())["model_info"]
+        assert model["projection_checkpoint"] == str(best)  # the file itself: a later training may have another best
+    here("export_projector.py", path.parent, "--output-dir", tmp_path / "shared")
+    test = TEST, *data, "--use-hyperbolic", "--projection-checkpoint", path.parent
+    other = best.with_name("best_projection_epoch_99.pth")
+    other.write_bytes(best.read_bytes())
+    done = script(*test, check=False)
+    assert done.returncode == 2 and f"holds {best.name} and {other.name}, left by a training that was" in done.stderr
+    for gone in path.parent.glob("*.pth"):
+        gone.unlink()
+    done = script(*test, check=False)
+    assert done.returncode == 2 and "is the folder of a training that has finished no epoch" in done.stderr
+    (path.parent / "setup.json").unlink()
+    done = script(*test, check=False)
+    assert done.returncode == 2 and "is no exported projector" in done.stderr

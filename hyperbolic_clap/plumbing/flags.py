@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hyperbolic_clap.plumbing.config import (
     DEFAULT_CHECKPOINT,
+    SELECT_BY,
     Columns,
     DataConfig,
     EncoderConfig,
@@ -138,7 +139,8 @@ def add_projector_flags(parser: argparse.ArgumentParser, always_hyperbolic: bool
         type=Path,
         default=None,
         required=always_hyperbolic,
-        help="a .pth file of train_hyperbolic_clap.py, an exported folder or its ModelScope id (for hyperbolic)",
+        help="the output folder of train_hyperbolic_clap.py (its best), a .pth file of it, an exported folder or its "
+        "ModelScope id (for hyperbolic)",
     )
     add(
         "--c",
@@ -164,6 +166,98 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     for what, more in (("audio", "audio"), ("label", "labels"), ("id", "ids, by which --split-by video_id goes")):
         add(f"--{what}-column", default=None, help=f"parquet column of the {more} (default: the usual names)")
     add_model_flags(parser)
+
+
+def add_training_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """The flags that TrainConfig is made of; several: each but --learn-c takes one value or more."""
+
+    def add(name: str, **options) -> None:
+        parser.add_argument(name, **options | ({"nargs": "+"} if several and "action" not in options else {}))
+
+    add("--epochs", type=at_least(1), default=10, help="default: 10")
+    add("--batch-size", type=at_least(1), default=16, help="clips per training step (default: 16)")
+    add("--learning-rate", type=positive, default=1e-4, help="of the projector (default: 1e-4)")
+    add(
+        "--c",
+        type=positive,
+        default=None,
+        help="SQUARED RADIUS of the Poincare ball, curvature K = -1/c: smaller is more curved (default: 1.0)",
+    )
+    add("--temperature", type=positive, default=1.0, help="similarity = -distance / temperature (default: 1.0)")
+    add("--train-ratio", type=fraction, default=0.8, help="share to train on, the rest validates (default: 0.8)")
+    add("--seed", type=seed, default=42, help="of the split, the batches and the start (default: 42)")
+    add(
+        "--text",
+        choices=("labels", "captions"),
+        default="labels",
+        help="train against the class list, or on the captions of a column caption or captions (default: labels)",
+    )
+    add(
+        "--loss",
+        metavar="NAME",
+        default=None,
+        help="against the class list (sigmoid, softmax) or the batch's labels or captions (contrastive); default: "
+        "sigmoid, with captions contrastive",
+    )
+    add(
+        "--similarity",
+        metavar="NAME",
+        default="hyperbolic",
+        help="how audio and text are compared; cosine trains the fair control: the same projector, data, loss and "
+        "budget (default: hyperbolic)",
+    )
+    add("--output-dim", type=at_least(2), default=512, help="dimensions after the projector (default: 512)")
+    add("--audio-radius", type=positive, default=0.5, help="common tangent norm of audio (default: 0.5)")
+    add(
+        "--logit-scale",
+        type=positive_up_to_100,
+        default=None,
+        help="of the similarity in the loss at the start, at most 100; it is learned (default: 1/0.07 = 14.29)",
+    )
+    add(
+        "--text-radius",
+        type=positive,
+        default=None,
+        help="mean tangent norm of the class texts at the start (default: as the projection leaves them, about the "
+        "audio's at 512 dimensions)",
+    )
+    add(
+        "--lr-schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="cosine lowers the learning rates to 0 over --epochs, by half a cosine (default: constant)",
+    )
+    add(
+        "--average-with-start",
+        type=share,
+        default=0.0,
+        metavar="A",
+        help="validate and keep (1 - A) trained + A start of all that is trained, as WiSE-FT does (default: 0, off)",
+    )
+    add(
+        "--prototypes",
+        type=not_negative,
+        default=0.0,
+        metavar="B",
+        help="testing adds B cosine(clip, mean training audio of the class); the means go into the checkpoint, classes "
+        "without clips get none, and the loss knows nothing of it (default: 0, off)",
+    )
+    add(
+        "--select-by",
+        choices=SELECT_BY,
+        default="val_loss",
+        help="which epoch is best: the lowest validation loss, or the highest of a metric on the validation clips; "
+        "with captions always the highest R@1 (default: val_loss)",
+    )
+    add("--patience", type=at_least(1), default=None, metavar="N", help="stop after N epochs without one that "
+        "--select-by finds better (default: train all --epochs)")
+    add(
+        "--split-by",
+        default="video_id",
+        metavar="COLUMN",
+        help="clips with one value in this parquet column stay on one side of the split (default: video_id)",
+    )
+    add("--learn-c", action="store_true", help="let the training change c, starting from --c")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from tqdm import tqdm
+
+from hyperbolic_clap.plumbing.errors import log
 
 LINE_SECONDS = 30.0
 BAR_AFTER = 3.0  # seconds; a step that is done sooner shows nothing
@@ -35,6 +38,10 @@ class Lines(tqdm):
 
 
 def bar(desc: str, unit: str, total: float | None = None, delay: float = BAR_AFTER, **options) -> tqdm:
-    """A tqdm, to be closed; `total` steps of a `unit`, the first sight of it after `delay` seconds."""
+    """A tqdm, to be closed; `total` steps of a `unit`, the first sight of it after `delay` seconds.
+
+    Nothing is seen of it where the log only warns.
+    """
+    options.setdefault("disable", not log.isEnabledFor(logging.INFO))
     kind = tqdm if sys.stderr.isatty() else Lines
     return kind(desc=desc, unit=unit, total=total, delay=delay, mininterval=0.5, **options)

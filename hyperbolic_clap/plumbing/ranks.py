@@ -195,7 +195,7 @@ class Progress:
         done = self.ranks.count(self.new)
         self.new, self.told = 0, time.monotonic()
         self.bar.update(done - self.bar.n)
-        if not self.bar.initial and not self.bar.disable:  # loading the model belongs to no clip's time
+        if not self.bar.disable and not self.bar.initial:  # loading the model belongs to no clip's time
             self.bar.initial = self.bar.n
             self.bar.unpause()
         return done

@@ -46,13 +46,13 @@ def save(path: Path, content: dict) -> None:
 def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
     """A projection checkpoint's content on the CPU, every field checked; UserError says what is wrong.
 
-    path: a .pth file of the training, an exported folder, or the ModelScope id of one. flag: the option that asked for
-    it, for the error's sentence.
+    path: a .pth file of the training, its output folder (the best one), an exported folder, or its ModelScope id.
+    flag: the option that asked for it, for the error's sentence.
     """
     place = exported.locate(path, flag)
     # An exported projector has nothing left of its training, and none of it is used but to continue that.
     nothing = {"optimizer_state_dict": {}, "identity": {}}
-    content = nothing | exported.read(place, flag) if place.is_dir() else _read(path, flag)
+    content = nothing | exported.read(place, flag) if place.is_dir() else _read(place, flag)
     _check(f"{flag} {path}", content)
     return content
 

@@ -79,8 +79,27 @@ def write(folder: Path, content: dict, clap_model: str) -> None:
     write_json(folder / "configuration.json", {"framework": "pytorch", "task": "zero-shot-classification"})
 
 
+def best_of(path: Path, flag: str) -> Path:
+    """The best checkpoint in `path` if that is a training's output folder, else `path` itself; UserError if unclear."""
+    if not path.is_dir() or (path / CONFIG).exists():
+        return path
+    found = sorted(path.glob("best_projection_epoch_*.pth"))
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise UserError(f"{flag} {path} holds {names}, left by a training that was killed; name one of them, or let "
+                        "--resume finish it")
+    if not found and any(path.glob("setup.json")):
+        raise UserError(f"{flag} {path} is the folder of a training that has finished no epoch")
+    return found[0] if found else path
+
+
 def locate(path: Path, flag: str) -> Path:
-    """`path` itself, or the folder that ModelScope has cached or fetches if it is no path but an id OWNER/NAME."""
+    """The file or exported folder that `path` means.
+
+    Of a training's output folder its best checkpoint; of an id OWNER/NAME, which is no path, what ModelScope has cached
+    or fetches.
+    """
+    path = best_of(path, flag)
     name = path.as_posix()
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix != ".pth" and not path.parent.exists()
     if path.exists() or not is_id:

@@ -20,11 +20,13 @@ from hyperbolic_clap.reading.labels import normalise
 class Projector:
     """Embeddings -> vectors -> similarities.
 
-    path: a projection checkpoint (a .pth file, an exported folder or its ModelScope id), or None for plain cosine.
+    path: a projection checkpoint (a .pth file, a training's output folder, whose best it is, an exported folder or its
+    ModelScope id), or None for plain cosine.
     content: what the checkpoint holds. UserError if it is no good.
     """
 
     def __init__(self, path: Path | None, device: torch.device):
+        path = path and exported.best_of(path, "--projection-checkpoint")
         self.path, self.device = path, device
         self.content: dict = checkpoints.load(path) if path else {}
         self.module: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None

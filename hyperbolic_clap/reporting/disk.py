@@ -28,7 +28,7 @@ def draw_disk(data: DataConfig, encoder: EncoderConfig, checkpoint: Path):
     Of a projector with two dimensions its own points; else the two-dimensional fit to its distances, with the stress.
 
     python plot_results.py disk --parquet-dir ./Datasets/AudioSet/eval \\
-        --projection-checkpoint checkpoints_hyperbolic/best_projection_epoch_X.pth --output disk.png
+        --projection-checkpoint checkpoints_hyperbolic --output disk.png
     """
     import numpy as np
     from matplotlib.figure import Figure

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -16,9 +19,12 @@ from hyperbolic_clap.metrics.superclasses import superclass_metrics, superclass_
 from hyperbolic_clap.metrics.traversal import traversal_metrics
 from hyperbolic_clap.metrics.undefined import defined_or_null
 from hyperbolic_clap.plumbing.errors import warn
+from hyperbolic_clap.plumbing.files import stored_path, write_json
 from hyperbolic_clap.projector.blocks import project
+from hyperbolic_clap.projector.opening import Model
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.rows import Rows
+from hyperbolic_clap.results.files import save_scores
 from hyperbolic_clap.results.retrieval import WAYS
 
 
@@ -57,6 +63,23 @@ def evaluate(
     listed = predictions(scores, order[:, :top_k], clips.rows, names)
     figures |= {"reasons": failed | reasons, "predictions": listed}
     return {"scores": scores, "targets": targets} | inner, figures
+
+
+def evaluate_to_files(
+    clips: EmbeddedClips, model: Model, top_k: int, output: Path, scores: Path | None, describe: Callable[..., dict]
+) -> dict:
+    """Evaluate the model's projector and write the results JSON, and the similarities if `scores` names a file.
+
+    describe: facts of the clips, by keyword -> the test_info. -> the evaluation as the JSON holds it.
+    """
+    tensors, evaluation = evaluate(clips, model.projector, top_k)
+    info = describe(classes=len(clips.classes), class_names=clips.classes.names, clips=clips.counts)
+    if scores:
+        save_scores(scores, tensors)
+        info["scores"] = stored_path(scores, output.parent)
+    about = model.describe() | {"mean_cosine": clips.mean_cosine}
+    write_json(output, {"test_info": info, "model_info": about} | evaluation)
+    return evaluation
 
 
 def of_superclasses(
