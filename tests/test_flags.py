@@ -56,8 +56,6 @@ TESTING = SHARED | PROJECTOR | NAMED | {
     "--class-labels": Run(("--class-labels", "{home}/four.json"), ("predictions",)),
     "--prompt": Run(("--prompt", "The noise of {label}"), ("model_info.prompt", "similarity_stats.mean")),
     "--prompt-file": Run(("--prompt-file", "{home}/prompts.txt"), ("model_info.prompt", "similarity_stats.mean")),
-    "--no-cache": Run(("--no-cache",), ("test_info.clips.files.known",)),
-    "--verify-cache": Run(("--verify-cache",), ("test_info.clips.files.known",)),
     "--num-samples": Run(("--num-samples", 3), ("predictions", "metrics.total_samples")),
     "--output-json": Run((), (), ("out.json",)),
     "--save-scores": Run(("--save-scores", "{home}/new.safetensors"), (), ("new.safetensors",)),
@@ -92,6 +90,8 @@ FLAGS = {
     ) | {
         "--num-samples": "test_retrieval_captions.py::test_num_samples_counts_clips_with_captions",
         "--output-dir": "test_scripts.py::test_an_earlier_run_is_kept_aside",
+        "--select-by": "test_selection.py::test_select_by_names_the_best_epoch_and_changes_no_weights",
+        "--keep": "test_selection.py::test_keep_best_leaves_the_best_and_the_last_and_resumes",
         "--patience": "test_training_flags.py::test_patience_stops_and_a_resumed_run_stays_stopped",
         "--split-by": "test_training_flags.py::test_a_split_by_a_column_keeps_each_value_on_one_side",
         "--resume": "test_scripts.py::test_resume_ends_with_the_same_weights",
