@@ -81,7 +81,12 @@ def test_what_cannot_be_grouped_is_a_sentence(sweep, tmp_path):
     args = ["--class-labels", str(tmp_path / "classes.json")]
     write_json(tmp_path / "classes.json", {name: i for i, name in enumerate(json.loads(sweep[0].read_text())[
         "test_info"]["class_names"])})  # fmt: skip
+    old = trained(tmp_path / "old.json", 1, 5)
+    content = json.loads(old.read_text())
+    content["model_info"]["training"] = {"epoch": 3}
+    write_json(old, content)
     for files, flags, sentence in (
+        ([*sweep, old], ["--group-by", "seed"], "old does not say how it was trained"),
         ([*sweep, other], ["--group-by", "seed", *args], "other does not say how it was trained"),
         ([*sweep, trained(tmp_path / "again.json", 1, 5)], ["--group-by", "seed"], "two of them the same seed"),
         (sweep, ["--group-by", "seed", "--baseline", "flat"], "--baseline flat is neither a group nor a file"),

@@ -56,7 +56,7 @@ def group_by_seed(files: Sequence[Labelled]) -> list[Group]:
     seeds = []
     for i, file in enumerate(files):
         training, model = training_of(file.model), file.model
-        if training is None and (model.get("projection_checkpoint") or "c_meaning" not in model):
+        if not training and (model.get("projection_checkpoint") or "c_meaning" not in model):
             raise UserError(f"{file.label} does not say how it was trained (model_info.training), so --group-by seed "
                             "cannot group it; test it again with this version, or leave it out")
         own = {name: value for name, value in (training or {}).items() if name != "seed"}
