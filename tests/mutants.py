@@ -388,7 +388,7 @@ def main() -> int:
 def report(wanted: list[Mutant], found: dict[str, str], seconds: float, new: int, allowed: float) -> int:
     """Print the table; -> the exit code. allowed: the share of a room that may survive."""
     print(f"\n{'room':14} mutants  killed  survived  equivalent")
-    bad, lines = 0, []
+    bad, lines, core = 0, [], sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     for room in dict.fromkeys(mutant.room for mutant in wanted):
         mine = [mutant for mutant in wanted if mutant.room == room]
         same = [mutant for mutant in mine if mutant.changes_nothing]
@@ -397,7 +397,8 @@ def report(wanted: list[Mutant], found: dict[str, str], seconds: float, new: int
         bad += len(lived) > allowed * (len(mine) - len(same))
         lines += [f"    changes nothing: {shown(mutant)}: {mutant.changes_nothing}" for mutant in same]
         lines += [f"    {found[key(mutant)]}: {shown(mutant)} ({mutant.tests})" for mutant in lived]
-    print("\n".join([*lines, f"{len(wanted)} mutants, {new} of them run now, in {seconds:.0f} s"]))
+    lines.append(f"{len(wanted)} mutants, {new} of them run now, in {seconds:.0f} s, {core:.0f} s of a core")
+    print("\n".join(lines))
     return 1 if bad else 0
 
 
