@@ -15,11 +15,13 @@ from test_compare import changed, write_results
 
 from compare_results import main, parser
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1_reliability
+from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.reporting import confidence, sound
 from hyperbolic_clap.reporting.page import assemble
 from hyperbolic_clap.reporting.rebuild import find
+from hyperbolic_clap.reporting.tree_disk import fit_tree, means
 
 LABELS = ("Sine wave", "Chirp tone", "Musical instrument", "Piano")
 CLASSES = ("Music", "Musical instrument", "Keyboard (musical)", "Piano", "Sine wave", "Chirp tone", "Speech", "Animal",
@@ -317,6 +319,26 @@ def test_classes_of_ones_own_have_colours_and_no_tree(visit, tmp_path):
     assert page.evaluate("data.less.includes('mean_rank')")
 
 
+def test_a_taxonomy_takes_the_place_of_the_tree(visit, tested, tmp_path):
+    above = {name: "tones" if "tone" in name or "wave" in name else "others" for name in CLASSES}
+    write_json(tmp_path / "own.json", above)
+    shared = ("--parquet-dir", tested / "data", "--cache-dir", tested / "cache", "--class-labels",
+              tested / "classes.json", "--taxonomy", tmp_path / "own.json")  # fmt: skip
+    script("test_clap_modelscope.py", *shared, "--output-json", tmp_path / "own_plain.json")
+    content = json.loads((tmp_path / "own_plain.json").read_text())
+    assert content["test_info"]["taxonomy"]["Piano"] == ["others"] and content["ontology"]["wrong_top1_distance"] == 4
+    data = report(tmp_path / "x.html", tmp_path / "own_plain.json", tested / "results_plain.json", "--no-audio")
+    assert data["groups"] == ["others", "tones"] and data["branches"][data["names"].index("Piano")] == "others"
+    assert {name for name, *_ in data["tree_disk"]["nodes"]} == {"(all sounds)", "others", "tones", *CLASSES}
+    page = visit(tmp_path / "x.html")
+    assert "The taxonomy" in page.inner_text("#classes") and "The nodes of the taxonomy" in page.inner_text("#disk")
+    assert page.evaluate("report.parts.disk.points().filter((p) => p.kind === 'clip').length") == 30
+    for lines, says in (({"Piano": "Piano"}, "circle"), ({"Dog": "Animal"}, "lacks 14 of the 16 classes: 'Music'")):
+        write_json(tmp_path / "bad.json", lines)
+        done = script("test_clap_modelscope.py", *shared[:-1], tmp_path / "bad.json", check=False)
+        assert done.returncode == 2 and says in done.stderr
+
+
 def test_a_class_leads_to_its_clips_and_the_tree_opens(visit, made):
     path, data = made
     page = visit(path)
@@ -390,6 +412,56 @@ def test_geodesics_are_circles_orthogonal_to_the_boundary(visit, made):
     assert np.abs(2 * rows @ centre - np.abs(path) ** 2 - 1).max() < 1e-9
     steps = [far(a, b) for a, b in zip(path, path[1:], strict=False)]
     assert np.ptp(steps) < 1e-9
+
+
+def test_the_disk_shows_the_tree(visit, made):
+    path, data = made
+    page = visit(path)
+    page.get_by_label("distances of").select_option("tree")
+    assert f"{100 * data['tree_disk']['error']:.1f} % on average" in page.inner_text("#disk")
+    nodes, clips = data["tree_disk"]["nodes"], data["tree_clips"][1]
+    assert page.evaluate("report.parts.disk.points().length") == len(nodes) + len(clips) and len(clips) == 30
+    assert data["tree_disk"]["error"] < data["tree_disk"]["flat_error"]
+    right = [data["clips"]["best"][1][i][0] in data["clips"]["truth"][i] for i, *_ in clips]
+    told = page.evaluate("report.parts.disk.points().filter((p) => p.kind === 'clip').map((p) => p.outcome)")
+    assert told == right
+    page.get_by_label("fly to a class").fill("piano")
+    page.get_by_label("fly to a class").press("Enter")
+    assert "Piano (Music, 7 clips)" in page.inner_text("#disk")
+    page.get_by_label("distances of").select_option("model")
+    assert "stress" in page.inner_text("#disk")
+
+
+def test_the_tree_in_the_disk_by_hand():
+    tree = Ontology({"a": [], "b": [], "c": ["a"], "d": ["a"], "e": ["b"]})
+    found = fit_tree(tree, tuple(tree.find(["c", "d", "e"])[0].tolist()))
+    assert [tree.names[node] for node in found.nodes] == ["(all sounds)", "a", "b", "c", "d", "e"]
+    assert found.parent.tolist() == [-1, 0, 0, 1, 1, 2] and found.place[0] == 0
+    z = found.place
+    shown = np.array([[far(a, b) if a != b else 0 for b in z] for a in z])
+    pairs = np.triu_indices(6, 1)
+    wanted = tree.distances[np.ix_(found.nodes, found.nodes)][pairs].astype(float)
+    scale = np.linalg.lstsq((shown[pairs] / wanted)[:, None], np.ones(15), rcond=None)[0]
+    assert np.abs(scale * shown[pairs] / wanted - 1).mean() == pytest.approx(found.error, abs=5e-3)
+    assert found.error < 0.05 < found.flat_error
+    pair = np.array([[0.5 + 0.2j, -0.3j]])
+    (middle,) = means(pair, np.ones((1, 2)))
+    assert far(middle, pair[0, 0]) == pytest.approx(far(middle, pair[0, 1]), abs=1e-9)
+    assert far(middle, pair[0, 0]) == pytest.approx(far(*pair[0]) / 2, abs=1e-9)
+    assert means(pair, np.array([[1.0, 0.0]]))[0] == pytest.approx(pair[0, 0])
+
+
+def test_the_tree_as_a_picture(tested, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -r requirements-plot.txt)")
+    (best,) = (tested / "h").glob("best_*")
+    shared = ("disk", "--parquet-dir", tested / "data", "--cache-dir", tested / "cache", "--class-labels",
+              tested / "classes.json", "--projection-checkpoint", best, "--output", tmp_path / "tree.png")  # fmt: skip
+    script("plot_results.py", *shared, "--layout", "tree")
+    assert (tmp_path / "tree.png").stat().st_size > 10_000
+    (tmp_path / "own.csv").write_text("\n".join(f'"{name}",all' for name in CLASSES))
+    script("plot_results.py", *shared, "--layout", "tree", "--taxonomy", tmp_path / "own.csv")
+    done = script("plot_results.py", *shared, "--taxonomy", tmp_path / "own.csv", check=False)
+    assert done.returncode == 2 and "add --layout tree" in done.stderr
 
 
 def test_search_flies_to_a_class_and_a_click_selects(visit, made):
