@@ -115,8 +115,6 @@ def compare_files(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[lis
         one, other = (next(label for label, kind in kinds.items() if kind is way) for way in (True, False))
         raise UserError(f"{one} holds results of retrieval and {other} of classification, which cannot be compared")
     if all(kinds.values()):
-        if args.report:
-            raise UserError(f"--report shows classification, but {args.results[0]} holds results of retrieval")
         files = [read_retrieval(path, label, content) for label, (path, content) in contents.items()]
         return files, compare_retrieval(files, config)
     files = [read(path, label, args.class_labels, CLASS_LABELS) for label, (path, _) in contents.items()]

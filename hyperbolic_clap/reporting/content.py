@@ -13,6 +13,7 @@ from hyperbolic_clap.metrics.ontology import ROOT, Ontology, audioset
 from hyperbolic_clap.metrics.traversal import share, traverse
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.projector.checkpoints import training
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import normalise
 from hyperbolic_clap.reporting.confidence import risk_coverage
 from hyperbolic_clap.reporting.disk import disk_points
@@ -59,7 +60,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     page.made_of = rebuild_all(files, notes)
     walks = [walked(page, f) for f in range(len(files))]
     return {
-        "files": [about(page, f) for f in range(len(files))],
+        "files": [about_file(file, made and made.projector) for file, made in zip(files, page.made_of, strict=True)],
         "less": LESS_IS_BETTER,
         "tree_name": tree_name(page.tree),
         "groups": groups(page),
@@ -124,13 +125,12 @@ def rebuild_all(files: list[Results], notes: list[str]) -> list[Rebuilt | None]:
     return made_of
 
 
-def about(page: Page, f: int) -> dict:
-    """What was run, as the results file tells it, or else the checkpoint that it names."""
-    file, made = page.files[f], page.made_of[f]
+def about_file(file: Results, projector: Projector | None) -> dict:
+    """What was run, as the results file tells it, or else the checkpoint of its projector, if that is there."""
     info, model = file.info, file.info["model"]
     trained = training_words(model)
-    if trained is None and made is not None:
-        trained = training_words({"training": training(made.projector.content)})
+    if trained is None and projector is not None:
+        trained = training_words({"training": training(projector.content)})
     counts = info.get("clips") if isinstance(info.get("clips"), dict) else {}
     command = info.get("command") if isinstance(info.get("command"), list) else []
     return describe(file) | {

@@ -97,14 +97,13 @@ def draw_tree(data: DataConfig, encoder: EncoderConfig, checkpoint: Path, taxono
 
     from hyperbolic_clap.metrics.classification import rank_classes
     from hyperbolic_clap.metrics.ontology import Ontology, audioset
-    from hyperbolic_clap.projector.opening import class_list
     from hyperbolic_clap.reporting.tree_disk import BEST, fit_tree, means
 
-    tree = Ontology.above(taxonomy, class_list(encoder).names) if taxonomy else audioset()
-    nodes, reason = tree.find(class_list(encoder).names)
+    clips, projector = embed(data, encoder, checkpoint)
+    tree = Ontology.above(taxonomy, clips.classes.names) if taxonomy else audioset()
+    nodes, reason = tree.find(clips.classes.names)
     if nodes is None:
         raise UserError(f"the disk shows AudioSet's tree, but {reason}; give your own with --taxonomy")
-    clips, projector = embed(data, encoder, checkpoint)
     scores = projector.compare(projector.audio(clips.audio), projector.text(clips.text))
     scores = projector.with_prototypes(scores, clips.audio, clips.classes.names).cpu().numpy()
     best, targets = rank_classes(scores)[:, :BEST], clips.targets.numpy()

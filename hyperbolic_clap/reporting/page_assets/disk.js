@@ -40,9 +40,10 @@
       points = [];
       at = data.names.map(() => null);
       if (byTree()) {
-        tree.nodes.forEach(([name, j, parent, x, y]) => {
-          const depth = parent < 0 ? 0 : 1 + points[parent].depth;
-          const branch = depth < 2 ? name : points[parent].branch;
+        const above = (n) => tree.nodes[n][2], depthOf = (n) => (above(n) < 0 ? 0 : 1 + depthOf(above(n)));
+        const top = (n) => (depthOf(n) < 2 ? n : top(above(n)));
+        tree.nodes.forEach(([name, j, parent, x, y], n) => {
+          const depth = depthOf(n), branch = tree.nodes[top(n)][0];
           if (j >= 0) at[j] = [x, y];
           points.push({ kind: "text", j, z: [x, y], depth, parent, name, branch: j >= 0 ? data.branches[j] : branchNames.includes(branch) ? branch : "" });
         });
