@@ -24,7 +24,7 @@ from pathlib import Path
 from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.plumbing.files import require_outputs, write_atomic, write_json
-from hyperbolic_clap.plumbing.flags import Parser, at_least
+from hyperbolic_clap.plumbing.flags import Parser, add_taxonomy_flag, at_least
 from hyperbolic_clap.plumbing.run import run
 
 
@@ -51,6 +51,7 @@ def parser() -> Parser:
     add("--min-clips", type=at_least(1), default=3, help="leave out classes with fewer clips there (default: 3)")
     add("--class-labels", type=Path, default=None, help="the class list of files that do not name theirs "
         "(default: the 527 AudioSet classes)")
+    add_taxonomy_flag(parser)
     return parser
 
 
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     if len(args.results) < 2:
         raise UserError("one result file cannot be compared; name two or more, the baseline first")
     markdown = Path(args.markdown) if args.markdown and args.markdown != "-" else None
-    require_outputs((args.output_json, markdown, args.csv, args.report), args.results)
+    require_outputs((args.output_json, markdown, args.csv, args.report), [*args.results, args.taxonomy])
     from hyperbolic_clap.results.tables import render, write_csv
 
     paths = labelled(args.results)
@@ -101,6 +102,7 @@ def baseline_first(paths: dict[str, Path], name: str) -> dict[str, Path]:
 
 def compare_files(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[list, dict]:
     """Results files of classification, or of retrieval, and their comparison; UserError if they are of both."""
+    from hyperbolic_clap.metrics.ontology import Ontology
     from hyperbolic_clap.results.compare import CompareConfig, compare
     from hyperbolic_clap.results.files import load, read
     from hyperbolic_clap.results.retrieval import compare_retrieval, is_retrieval, read_retrieval
@@ -113,11 +115,12 @@ def compare_files(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[lis
         one, other = (next(label for label, kind in kinds.items() if kind is way) for way in (True, False))
         raise UserError(f"{one} holds results of retrieval and {other} of classification, which cannot be compared")
     if all(kinds.values()):
-        if args.report:
-            raise UserError(f"--report shows classification, but {args.results[0]} holds results of retrieval")
         files = [read_retrieval(path, label, content) for label, (path, content) in contents.items()]
         return files, compare_retrieval(files, config)
     files = [read(path, label, args.class_labels, CLASS_LABELS) for label, (path, _) in contents.items()]
+    if args.taxonomy:
+        for file in files:
+            file.taxonomy = Ontology.above(args.taxonomy, file.names)
     return files, compare(files, config)
 
 

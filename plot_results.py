@@ -23,9 +23,16 @@ from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.plumbing.files import require_writable, write_atomic
-from hyperbolic_clap.plumbing.flags import Parser, add_shared_flags, at_least, data_config, encoder_config
+from hyperbolic_clap.plumbing.flags import (
+    Parser,
+    add_shared_flags,
+    add_taxonomy_flag,
+    at_least,
+    data_config,
+    encoder_config,
+)
 from hyperbolic_clap.plumbing.run import run
-from hyperbolic_clap.reporting.disk import draw_disk
+from hyperbolic_clap.reporting.disk import draw_disk, draw_tree
 from hyperbolic_clap.reporting.pictures import draw_gains, draw_losses, draw_reliability, draw_similarities
 
 DPI = 200  # twice the 880 pixels of a README's width
@@ -43,6 +50,9 @@ def parser() -> Parser:
     add_shared_flags(disk)
     disk.add_argument("--projection-checkpoint", type=Path, required=True, help="a hyperbolic .pth file")
     disk.add_argument("--num-samples", type=at_least(2), default=500, help="the first N usable clips (default: 500)")
+    disk.add_argument("--layout", choices=["model", "tree"], default="model", help="by the model's own distances, or "
+        "by the path lengths of the classes' tree, with clips at the mean of their five best classes (default: model)")
+    add_taxonomy_flag(disk)
     gains = kinds.add_parser("gains", help="classes that gained and lost most", doc=draw_gains.__doc__)
     gains.add_argument("results", type=Path, nargs=2, help="two results JSON files, the baseline first")
     gains.add_argument("--classes", type=at_least(1), default=12, help="shown on each side (default: 12)")
@@ -87,7 +97,10 @@ def draw(args: argparse.Namespace):
     if args.picture == "losses":
         return draw_losses(args.setup)
     if args.picture == "disk":
-        return draw_disk(data_config(args), encoder_config(args), args.projection_checkpoint)
+        if args.taxonomy and args.layout == "model":
+            raise UserError(f"--taxonomy {args.taxonomy} has no effect on the model's own distances; add --layout tree")
+        opened = data_config(args), encoder_config(args), args.projection_checkpoint
+        return draw_tree(*opened, args.taxonomy) if args.layout == "tree" else draw_disk(*opened)
     if args.picture == "gains":
         return draw_gains(args.results, args.class_labels, args.classes, args.min_clips)
     picture = {"similarities": draw_similarities, "reliability": draw_reliability}[args.picture]

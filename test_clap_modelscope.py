@@ -24,6 +24,7 @@ from hyperbolic_clap.plumbing.flags import (
     add_classes_flag,
     add_projector_flags,
     add_shared_flags,
+    add_taxonomy_flag,
     arguments,
     at_least,
     data_config,
@@ -39,6 +40,7 @@ def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
     parser = Parser(doc)
     add_shared_flags(parser)
     add_classes_flag(parser)
+    add_taxonomy_flag(parser)
     add_projector_flags(parser, always_hyperbolic)
     add = parser.add_argument
     add("--num-samples", type=at_least(2), default=100, help="the first N usable clips (default: 100)")
@@ -52,12 +54,14 @@ def parser(doc: str = __doc__, always_hyperbolic: bool = False) -> Parser:
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     from hyperbolic_clap.embedding.pipeline import skip_unlabelled
+    from hyperbolic_clap.metrics.ontology import Ontology
     from hyperbolic_clap.plumbing.ranks import open_ranks
     from hyperbolic_clap.projector.opening import open_pipeline
     from hyperbolic_clap.results.evaluation import evaluate_to_files
 
     data, encoder, projector, ranks = data_config(args), encoder_config(args), projector_config(args), open_ranks()
     model, pipeline = open_pipeline(data, encoder, projector, ranks=ranks)
+    taxonomy = Ontology.above(args.taxonomy, model.classes.names) if args.taxonomy else None
     output = args.output_json or default_output(model.projector)
     if not ranks.rank:
         require_outputs((output, args.save_scores), [*files_read(args), *pipeline.folder.files])
@@ -65,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     if clips is None:  # a rank above 0, whose vectors rank 0 has now
         return ranks.close()
     evaluation = evaluate_to_files(clips, model, args.top_k, output, args.save_scores, lambda **facts: describe_test(
-        arguments(args), model.device, ranks.size, started, **facts))  # fmt: skip
+        arguments(args), model.device, ranks.size, started, **facts), taxonomy)  # fmt: skip
     for name, value in (evaluation["metrics"] or {}).items():
         log.info("%-16s %s", name, f"{value:.4f}" if isinstance(value, float) else value)
     ranks.close()

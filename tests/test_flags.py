@@ -44,6 +44,7 @@ SHARED = MODEL | {
     "--id-column": "test_columns.py::test_the_flags_reach_every_script_and_the_table_of_files",
 }
 NAMED = {"--classes": "test_tagging.py::test_plain_clap_tags_as_it_tests"}
+TAXONOMY = {"--taxonomy": "test_report.py::test_a_taxonomy_takes_the_place_of_the_tree"}
 PROJECTOR = {
     "--use-hyperbolic": "test_scripts.py::test_both_ways_to_hyperbolic_agree_and_repeat",
     "--projection-checkpoint": "test_scripts.py::test_both_ways_to_hyperbolic_agree_and_repeat",
@@ -52,7 +53,7 @@ PROJECTOR = {
     "--prototypes": "test_training_flags.py::test_prototypes_from_training_to_results",
 }
 SECOND = "test_second_training.py::test_equals_the_second_training"
-TESTING = SHARED | PROJECTOR | NAMED | {
+TESTING = SHARED | PROJECTOR | NAMED | TAXONOMY | {
     "--class-labels": Run(("--class-labels", "{home}/four.json"), ("predictions",)),
     "--prompt": Run(("--prompt", "The noise of {label}"), ("model_info.prompt", "similarity_stats.mean")),
     "--prompt-file": Run(("--prompt-file", "{home}/prompts.txt"), ("model_info.prompt", "similarity_stats.mean")),
@@ -66,7 +67,7 @@ PICTURE = {
     "results": "test_pictures.py::test_gains_show_the_comparison",
     "--class-labels": "test_pictures.py::test_wrong_input_is_named_in_one_sentence",
 }
-COMPARED = {
+COMPARED = TAXONOMY | {
     "results": "test_compare.py::test_same_clips_are_paired_and_repeatable",
     "--output-json": Run((), (), ("out.json",)),
     "--markdown": Run(("--markdown", "{home}/new.md"), (), ("new.md",)),
@@ -98,7 +99,7 @@ FLAGS = {
         "--log-to": "test_tracking.py::test_tensorboard_holds_every_figure",
     },
     "test_clap_modelscope.py": TESTING,
-    "test_hyperbolic_clap_modelscope.py": {n: v for n, v in (SHARED | PROJECTOR | NAMED | {
+    "test_hyperbolic_clap_modelscope.py": {n: v for n, v in (SHARED | PROJECTOR | NAMED | TAXONOMY | {
         "--num-samples": "test_scripts.py::test_num_samples_takes_the_first_usable_clips",
         "--output-json": "test_scripts.py::test_results_json",
         "--save-scores": "test_training_flags.py::test_prototypes_from_training_to_results",
@@ -111,7 +112,10 @@ FLAGS = {
     "compare_results.py": COMPARED,
     "plot_results.py losses": {"--setup": "test_pictures.py::test_losses_show_the_numbers_of_setup_json",
                                "--output": "test_pictures.py::test_losses_show_the_numbers_of_setup_json"},
-    "plot_results.py disk": SHARED | dict.fromkeys(
+    "plot_results.py disk": SHARED | {
+        "--taxonomy": "test_report.py::test_the_tree_as_a_picture",
+        "--layout": "test_report.py::test_the_tree_as_a_picture",
+    } | dict.fromkeys(
         ("--projection-checkpoint", "--num-samples", "--output"),
         "test_pictures.py::test_the_disk_shows_what_was_fitted",
     ),

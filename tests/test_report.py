@@ -15,11 +15,12 @@ from test_compare import changed, write_results
 
 from compare_results import main, parser
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, top1_reliability
-from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.reporting import confidence, sound
 from hyperbolic_clap.reporting.page import assemble
 from hyperbolic_clap.reporting.rebuild import find
+from hyperbolic_clap.reporting.tree_disk import fit_tree, means
 
 LABELS = ("Sine wave", "Chirp tone", "Musical instrument", "Piano")
 CLASSES = ("Music", "Musical instrument", "Keyboard (musical)", "Piano", "Sine wave", "Chirp tone", "Speech", "Animal",
@@ -139,15 +140,46 @@ def test_what_cannot_be_had_is_left_out_with_a_sentence(tested, tmp_path):
     assert any("swapped gives other predictions than the file holds" in note for note in data["notes"])
 
 
-def test_results_of_retrieval_have_no_report(tmp_path):
-    clip = {"sample_id": 0, "video_id": "v", "captions": ["a"], "text_to_audio_rank": [1], "text_to_audio_AP@10": [1.0],
-            "audio_to_text_rank": 1, "audio_to_text_AP@10": 1.0}  # fmt: skip
-    for name in "ab":
-        write_json(tmp_path / f"{name}.json", {"metrics": {"text_to_audio": {}, "audio_to_text": {}},
-                                               "predictions": [clip]})
-    with pytest.raises(UserError, match="--report shows classification, but .* holds results of retrieval"):
-        report(tmp_path / "x.html", tmp_path / "a.json", tmp_path / "b.json")
-    assert not (tmp_path / "x.html").exists()
+@pytest.fixture(scope="module")
+def retrieved(tmp_path_factory):
+    """The page of two retrieval results, and its data: plain cosine, and the same with other ranks of three texts."""
+    home = tmp_path_factory.mktemp("retrieved")
+    rows = [row | {"captions": [f"tone number {i}", HOSTILE] if i % 2 else [f"tone number {i}"]}
+            for i, row in enumerate(tone_rows(8))]  # fmt: skip
+    write_rows(home / "data", rows)
+    script("test_retrieval.py", "--parquet-dir", home / "data", "--cache-dir", home / "cache", "--output-json",
+           home / "a.json")  # fmt: skip
+
+    def exchange(content):
+        for clip in content["predictions"][:3]:
+            clip["text_to_audio_rank"][0] = 1 if clip["text_to_audio_rank"][0] > 1 else 2
+
+    changed(home / "a.json", home / "b.json", exchange)
+    return home / "x.html", report(home / "x.html", home / "a.json", home / "b.json")
+
+
+def test_the_page_of_retrieval(visit, retrieved):
+    path, data = retrieved
+    text, audio = data["queries"]["text_to_audio"], data["queries"]["audio_to_text"]
+    assert len(text) == 12 and len(audio) == 8 and len(data["sounds"]) == 8
+    for query in text:
+        if query["text"] != HOSTILE:  # what is found first is what the rank says
+            assert (query["found"][0][0] == query["clip"]) == (query["ranks"][0] == 1)
+    for query in audio:
+        own = data["clips"]["captions"][query["clip"]]
+        assert (query["found"][0][0] in own) == (query["ranks"][0] == 1)
+    page = visit(path, viewport={"width": 400, "height": 800})
+    gained = [q for q in text if q["ranks"][0] > 1 and q["ranks"][1] == 1]
+    lost = [q for q in text if q["ranks"][0] == 1 and q["ranks"][1] > 1]
+    assert len(gained) + len(lost) == 3
+    page.get_by_role("button", name=f"{len(gained)} queries gained").first.click()
+    assert f"{len(gained)} of 12 queries" in page.inner_text("#queries")
+    page.get_by_label("direction").select_option("audio_to_text")
+    page.get_by_label("outcome").select_option("")
+    page.locator("#queries").get_by_role("button", name="Play clip tone3").first.click()
+    assert "tone number 3" in page.inner_text("#playing") and page.evaluate("window.hacked") is None
+    assert page.locator("#verdict table tbody tr").count() == 10
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 def test_stored_paths_are_found_from_the_results_file(tmp_path, monkeypatch):
@@ -317,6 +349,27 @@ def test_classes_of_ones_own_have_colours_and_no_tree(visit, tmp_path):
     assert page.evaluate("data.less.includes('mean_rank')")
 
 
+def test_a_taxonomy_takes_the_place_of_the_tree(visit, tested, tmp_path):
+    above = {name: "tones" if "tone" in name or "wave" in name else "others" for name in CLASSES}
+    write_json(tmp_path / "own.json", above)
+    shared = ("--parquet-dir", tested / "data", "--cache-dir", tested / "cache", "--class-labels",
+              tested / "classes.json", "--taxonomy", tmp_path / "own.json")  # fmt: skip
+    script("test_clap_modelscope.py", *shared, "--output-json", tmp_path / "own_plain.json")
+    content = json.loads((tmp_path / "own_plain.json").read_text())
+    assert content["test_info"]["taxonomy"]["Piano"] == ["others"]
+    assert 2 <= content["ontology"]["wrong_top1_distance"] <= 4  # one branch or two
+    data = report(tmp_path / "x.html", tmp_path / "own_plain.json", tested / "results_plain.json", "--no-audio")
+    assert data["groups"] == ["others", "tones"] and data["branches"][data["names"].index("Piano")] == "others"
+    assert {name for name, *_ in data["tree_disk"]["nodes"]} == {"(all sounds)", "others", "tones", *CLASSES}
+    page = visit(tmp_path / "x.html")
+    assert "The taxonomy" in page.inner_text("#classes") and "The nodes of the taxonomy" in page.inner_text("#disk")
+    assert page.evaluate("report.parts.disk.points().filter((p) => p.kind === 'clip').length") == 30
+    for lines, says in (({"Piano": "Piano"}, "circle"), ({"Dog": "Animal"}, "lacks 14 of the 16 classes: 'Music'")):
+        write_json(tmp_path / "bad.json", lines)
+        done = script("test_clap_modelscope.py", *shared[:-1], tmp_path / "bad.json", check=False)
+        assert done.returncode == 2 and says in done.stderr
+
+
 def test_a_class_leads_to_its_clips_and_the_tree_opens(visit, made):
     path, data = made
     page = visit(path)
@@ -390,6 +443,56 @@ def test_geodesics_are_circles_orthogonal_to_the_boundary(visit, made):
     assert np.abs(2 * rows @ centre - np.abs(path) ** 2 - 1).max() < 1e-9
     steps = [far(a, b) for a, b in zip(path, path[1:], strict=False)]
     assert np.ptp(steps) < 1e-9
+
+
+def test_the_disk_shows_the_tree(visit, made):
+    path, data = made
+    page = visit(path)
+    page.get_by_label("distances of").select_option("tree")
+    assert f"{100 * data['tree_disk']['error']:.1f} % on average" in page.inner_text("#disk")
+    nodes, clips = data["tree_disk"]["nodes"], data["tree_clips"][1]
+    assert page.evaluate("report.parts.disk.points().length") == len(nodes) + len(clips) and len(clips) == 30
+    assert data["tree_disk"]["error"] < data["tree_disk"]["flat_error"]
+    right = [data["clips"]["best"][1][i][0] in data["clips"]["truth"][i] for i, *_ in clips]
+    told = page.evaluate("report.parts.disk.points().filter((p) => p.kind === 'clip').map((p) => p.outcome)")
+    assert told == right
+    page.get_by_label("fly to a class").fill("piano")
+    page.get_by_label("fly to a class").press("Enter")
+    assert "Piano (Music, 7 clips)" in page.inner_text("#disk")
+    page.get_by_label("distances of").select_option("model")
+    assert "stress" in page.inner_text("#disk")
+
+
+def test_the_tree_in_the_disk_by_hand():
+    tree = Ontology({"a": [], "b": [], "c": ["a"], "d": ["a"], "e": ["b"]})
+    found = fit_tree(tree, tuple(tree.find(["c", "d", "e"])[0].tolist()))
+    assert [tree.names[node] for node in found.nodes] == ["(all sounds)", "a", "b", "c", "d", "e"]
+    assert found.parent.tolist() == [-1, 0, 0, 1, 1, 2] and found.place[0] == 0
+    z = found.place
+    shown = np.array([[far(a, b) if a != b else 0 for b in z] for a in z])
+    pairs = np.triu_indices(6, 1)
+    wanted = tree.distances[np.ix_(found.nodes, found.nodes)][pairs].astype(float)
+    scale = np.linalg.lstsq((shown[pairs] / wanted)[:, None], np.ones(15), rcond=None)[0]
+    assert np.abs(scale * shown[pairs] / wanted - 1).mean() == pytest.approx(found.error, abs=5e-3)
+    assert found.error < found.flat_error
+    pair = np.array([[0.5 + 0.2j, -0.3j]])
+    (middle,) = means(pair, np.ones((1, 2)))
+    assert far(middle, pair[0, 0]) == pytest.approx(far(middle, pair[0, 1]), abs=1e-9)
+    assert far(middle, pair[0, 0]) == pytest.approx(far(*pair[0]) / 2, abs=1e-9)
+    assert means(pair, np.array([[1.0, 0.0]]))[0] == pytest.approx(pair[0, 0])
+
+
+def test_the_tree_as_a_picture(tested, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -r requirements-plot.txt)")
+    (best,) = (tested / "h").glob("best_*")
+    shared = ("disk", "--parquet-dir", tested / "data", "--cache-dir", tested / "cache", "--class-labels",
+              tested / "classes.json", "--projection-checkpoint", best, "--output", tmp_path / "tree.png")  # fmt: skip
+    script("plot_results.py", *shared, "--layout", "tree")
+    assert (tmp_path / "tree.png").stat().st_size > 10_000
+    (tmp_path / "own.csv").write_text("\n".join(f'"{name}",all' for name in CLASSES))
+    script("plot_results.py", *shared, "--layout", "tree", "--taxonomy", tmp_path / "own.csv")
+    done = script("plot_results.py", *shared, "--taxonomy", tmp_path / "own.csv", check=False)
+    assert done.returncode == 2 and "add --layout tree" in done.stderr
 
 
 def test_search_flies_to_a_class_and_a_click_selects(visit, made):

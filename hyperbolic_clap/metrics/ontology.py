@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.reading.labels import ONTOLOGY, normalise
 
 ROOT = 0  # the added root; the ontology's nodes follow in the order of the file
@@ -66,6 +66,20 @@ class Ontology:
             raise UserError(f"{error} ({path})") from None
         except (ValueError, RecursionError):
             raise UserError(f"the taxonomy {path} is not JSON (a table ends in .csv)") from None
+
+    @classmethod
+    def above(cls, path: Path, names: list[str]) -> Ontology:
+        """The taxonomy of a file, above a class list; UserError if it is none, or lacks one of the classes."""
+        tree = cls.read(path)
+        missing = [name for name in names if normalise(name) not in tree.position]
+        if missing:
+            raise UserError(f"the taxonomy {path} lacks {len(missing)} of the {len(names)} classes: {missing[0]!r}")
+        known = {normalise(name) for name in names}
+        inner = {parent for above in tree.parents for parent in above}
+        strange = [name for i, name in enumerate(tree.names) if i not in inner and normalise(name) not in known]
+        if strange:
+            warn(f"{len(strange)} leaves of the taxonomy {path} are not in the class list, for example {strange[0]!r}")
+        return tree
 
     @classmethod
     def from_json(cls, content: object) -> Ontology:

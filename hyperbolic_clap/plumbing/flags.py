@@ -158,6 +158,12 @@ def add_classes_flag(parser: argparse.ArgumentParser) -> None:
         help="the class list itself, a few names, instead of --class-labels")
 
 
+def add_taxonomy_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag of a tree over the classes in the place of AudioSet's."""
+    parser.add_argument("--taxonomy", type=Path, default=None, help="JSON or CSV of class -> parent, a tree over the "
+        "classes in the place of AudioSet's")
+
+
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that training and testing have in common: data, model, device, cache."""
     add = parser.add_argument
@@ -304,7 +310,7 @@ def _as_json(value):
 
 def files_read(args: argparse.Namespace) -> list[Path | None]:
     """The single files that flags name to be read; None for those that were not given."""
-    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file")]
+    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file", "taxonomy")]
 
 
 def data_config(args: argparse.Namespace) -> DataConfig:

@@ -13,12 +13,14 @@ from hyperbolic_clap.metrics.ontology import ROOT, Ontology, audioset
 from hyperbolic_clap.metrics.traversal import share, traverse
 from hyperbolic_clap.plumbing.errors import UserError, log
 from hyperbolic_clap.projector.checkpoints import training
+from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import normalise
 from hyperbolic_clap.reporting.confidence import risk_coverage
 from hyperbolic_clap.reporting.disk import disk_points
 from hyperbolic_clap.reporting.mds import evenly, flatten
 from hyperbolic_clap.reporting.rebuild import Rebuilt, find, rebuild
 from hyperbolic_clap.reporting.sound import choose, sounds
+from hyperbolic_clap.reporting.tree_disk import BEST, TreeDisk, fit_tree, means
 from hyperbolic_clap.results.compare import describe
 from hyperbolic_clap.results.files import Results, training_words
 from hyperbolic_clap.results.measures import Measures, match
@@ -58,7 +60,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     page.made_of = rebuild_all(files, notes)
     walks = [walked(page, f) for f in range(len(files))]
     return {
-        "files": [about(page, f) for f in range(len(files))],
+        "files": [about_file(file, made and made.projector) for file, made in zip(files, page.made_of, strict=True)],
         "less": LESS_IS_BETTER,
         "tree_name": tree_name(page.tree),
         "groups": groups(page),
@@ -71,6 +73,8 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
         "sounds": heard(page, audio_clips),
         "classes": [classes(page, f) for f in range(len(files))],
         "tree": outline(names, page.tree),
+        "tree_disk": tree_disk(page),
+        "tree_clips": [tree_clips(page, f) for f in range(len(files))],
         "disks": [disk(page, f) for f in range(len(files))],
         "walks": walks,
         "confidence": [confidence(page, f) for f in range(len(files))],
@@ -80,7 +84,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
 
 def tree_of(files: list[Results]) -> Ontology | None:
     """The taxonomy that was tested with, else AudioSet's tree where all classes of a file are in it, else None."""
-    own = [file.taxonomy for file in files if getattr(file, "taxonomy", None)]
+    own = [file.taxonomy for file in files if file.taxonomy]
     with_clips = [file for file in files if file.keys]
     if own or not with_clips:
         return own[0] if own else audioset()
@@ -121,13 +125,12 @@ def rebuild_all(files: list[Results], notes: list[str]) -> list[Rebuilt | None]:
     return made_of
 
 
-def about(page: Page, f: int) -> dict:
-    """What was run, as the results file tells it, or else the checkpoint that it names."""
-    file, made = page.files[f], page.made_of[f]
+def about_file(file: Results, projector: Projector | None) -> dict:
+    """What was run, as the results file tells it, or else the checkpoint of its projector, if that is there."""
     info, model = file.info, file.info["model"]
     trained = training_words(model)
-    if trained is None and made is not None:
-        trained = training_words({"training": training(made.projector.content)})
+    if trained is None and projector is not None:
+        trained = training_words({"training": training(projector.content)})
     counts = info.get("clips") if isinstance(info.get("clips"), dict) else {}
     command = info.get("command") if isinstance(info.get("command"), list) else []
     return describe(file) | {
@@ -344,6 +347,58 @@ def disk(page: Page, f: int) -> dict | None:
                                                                           strict=True)]
     figures = {name: getattr(flat, name) for name in ("stress", "flat_stress", "rank", "exact")}
     return figures | {"c": c, "dimensions": made.text.shape[1], "texts": texts, "clips": points}
+
+
+def fitted(page: Page) -> tuple[TreeDisk, np.ndarray] | None:
+    """The tree of the page in the disk, and for each class its row in it, -1 for one that is not in the tree."""
+    if page.tree is None:
+        return None
+    at = [page.tree.position.get(normalise(name), -1) for name in page.names]
+    classes = tuple(node for node in at if node >= 0)
+    if len(classes) < 2:
+        return None
+    log.info("fitting %s to the disk", tree_name(page.tree))
+    found = fit_tree(page.tree, classes)
+    row = {int(node): i for i, node in enumerate(found.nodes)}
+    return found, np.array([row.get(node, -1) for node in at])
+
+
+def tree_disk(page: Page) -> dict | None:
+    """[name, class or -1, parent or -1, x, y] of each node, the root first, and how well the distances hold."""
+    if (known := fitted(page)) is None:
+        return None
+    found, rows = known
+    of_class = {int(row): j for j, row in enumerate(rows) if row >= 0}
+    nodes = [[page.tree.names[node], of_class.get(i, -1), int(found.parent[i]), *rounded(found.place[i])]
+             for i, node in enumerate(found.nodes)]  # fmt: skip
+    return {"nodes": nodes, "error": found.error, "flat_error": found.flat_error}
+
+
+def tree_clips(page: Page, f: int) -> list | None:
+    """[clip, x, y] of clips in the tree: the hyperbolic mean of their best classes by probability.
+
+    Where there is no probability, of plain cosine or without stored similarities, the best classes count alike.
+    """
+    file, made, known = page.files[f], page.made_of[f], fitted(page)
+    if known is None or not file.depth:
+        return None
+    rows = known[1][page.place[f]]
+    here = np.flatnonzero(page.rows[f] >= 0)
+    here = here[evenly(len(here), DISK_CLIPS)]
+    own = page.rows[f][here]
+    top = file.top[own][:, : min(BEST, file.depth)]
+    weights = np.ones(top.shape)
+    if file.scores is not None and made is not None and made.projector.trained:
+        weights = made.projector.probability(np.take_along_axis(file.scores[own], top, axis=1))
+    weights = np.where(rows[top] >= 0, weights, 0)
+    inside = weights.sum(axis=1) > 0
+    places = means(known[0].place[rows[top[inside]]], weights[inside])
+    return [[int(i), *rounded(z)] for i, z in zip(here[inside], places, strict=True)]
+
+
+def rounded(z: complex) -> list[float]:
+    """A point of the disk as [x, y]."""
+    return [round(float(z.real), 6), round(float(z.imag), 6)]
 
 
 def confidence(page: Page, f: int) -> dict | None:

@@ -8,23 +8,40 @@ import json
 from pathlib import Path
 
 from hyperbolic_clap.plumbing.files import write_atomic
-from hyperbolic_clap.reporting.content import content
+from hyperbolic_clap.reporting import content, queries
 from hyperbolic_clap.results.files import Results
+from hyperbolic_clap.results.retrieval import Retrieval
 
 PARTS = Path(__file__).resolve().parent / "page_assets"
-SCRIPTS = ("data", "sound", "verdict", "clips", "classes", "geometry", "disk", "way", "confidence", "main")  # in order
+# In order: the scripts of a page, and its sections with their names in the navigation and above them.
+CLASSIFICATION = ("data", "sound", "verdict", "clips", "classes", "geometry", "disk", "way", "confidence", "main")
+RETRIEVAL = ("data", "sound", "verdict", "queries", "geometry", "main")
+SECTIONS = {
+    "verdict": ("Verdict", "Verdict"),
+    "queries": ("Queries", "Queries"),
+    "clips": ("Clips", "Clips"),
+    "classes": ("Classes", "Classes"),
+    "disk": ("Disk", "The disk"),
+    "way": ("Way to the root", "The way to the root"),
+    "confidence": ("Confidence", "Confidence"),
+}
 
 
-def write_report(path: Path, files: list[Results], comparison: dict, audio_clips: int) -> None:
+def write_report(
+    path: Path, files: list[Results] | list[Retrieval], comparison: dict, audio_clips: int
+) -> None:
     """Write the comparison of results files as one page. audio_clips: how many clips get their sound."""
-    page = assemble(content(files, comparison, audio_clips))
+    of = queries if isinstance(files[0], Retrieval) else content
+    page = assemble(of.content(files, comparison, audio_clips))
     write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
 def assemble(data: dict) -> str:
     """The template with style, scripts and data. The policy allows these very scripts and nothing from outside."""
     style = read("style.css")
-    scripts = [read(f"{name}.js") for name in SCRIPTS]
+    names = RETRIEVAL if "queries" in data else CLASSIFICATION
+    scripts = [read(f"{name}.js") for name in names]
+    sections = {name: titles for name, titles in SECTIONS.items() if name in names}
     allowed = " ".join(map(digest, scripts))
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src {digest(style)}; img-src data:; media-src data:; "
@@ -32,6 +49,12 @@ def assemble(data: dict) -> str:
     )
     pieces = {
         "policy": policy,
+        "nav": " ".join(f'<a href="#{name}">{short}</a>' for name, (short, _) in sections.items()),
+        "sections": "\n".join(
+            f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
+            '<div class="body"></div></section>'
+            for name, (_, title) in sections.items()
+        ),
         "style": f"<style>{style}</style>",
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
         "data": f'<script type="application/json" id="data">{embedded(data)}</script>',  # last: it may hold any text

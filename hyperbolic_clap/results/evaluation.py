@@ -66,14 +66,18 @@ def evaluate(
 
 
 def evaluate_to_files(
-    clips: EmbeddedClips, model: Model, top_k: int, output: Path, scores: Path | None, describe: Callable[..., dict]
-) -> dict:
+    clips: EmbeddedClips, model: Model, top_k: int, output: Path, scores: Path | None, describe: Callable[..., dict],
+    taxonomy: Ontology | None = None,
+) -> dict:  # fmt: skip
     """Evaluate the model's projector and write the results JSON, and the similarities if `scores` names a file.
 
-    describe: facts of the clips, by keyword -> the test_info. -> the evaluation as the JSON holds it.
+    describe: facts of the clips, by keyword -> the test_info. taxonomy: the tree, AudioSet's without. -> the evaluation
+    as the JSON holds it.
     """
-    tensors, evaluation = evaluate(clips, model.projector, top_k)
+    tensors, evaluation = evaluate(clips, model.projector, top_k, taxonomy)
     info = describe(classes=len(clips.classes), class_names=clips.classes.names, clips=clips.counts)
+    if taxonomy:
+        info["taxonomy"] = taxonomy.to_json()
     if scores:
         save_scores(scores, tensors)
         info["scores"] = stored_path(scores, output.parent)

@@ -2,15 +2,17 @@
 // The Poincare disk that one can move about in.
 {
   const into = body("disk");
-  const disks = data.disks.map((disk, f) => ({ disk, f })).filter(({ disk }) => disk);
+  const tree = data.tree_disk;
+  const disks = data.disks.map((disk, f) => ({ disk, f, clips: data.tree_clips[f] })).filter(({ disk, clips }) => disk || (tree && clips));
   const EDGE = 0.999999; // the farthest a drag reaches: the boundary itself is infinitely far
 
   if (!disks.length) {
-    into.append(make("p", {}, "None of these files has a hyperbolic projector whose vectors could be had, so there is no disk."));
+    into.append(make("p", {}, "None of these files has a hyperbolic projector whose vectors could be had, and the classes lie in no tree, so there is no disk."));
   } else start();
 
   function start() {
-    const state = { ...disks[0], view: plane.rest, zoom: 1, selected: null, hovered: null, drag: null };
+    const first = disks.find(({ disk }) => disk) || disks[0];
+    const state = { ...first, view: plane.rest, zoom: 1, selected: null, hovered: null, drag: null };
     const canvas = make("canvas", { tabindex: "0", role: "application", "aria-roledescription": "Poincare disk", "aria-describedby": "disk-help",
       "aria-label": "Class texts and clips in the Poincare disk" });
     const context = canvas.getContext("2d");
@@ -25,10 +27,31 @@
       paint();
     });
     const figures = make("p", { class: "soft" });
-    let points = [];
+    const layout = choice([["model", "the model's distances"], ["tree", data.tree_name || ""]], () => {
+      Object.assign(state, { view: plane.rest, selected: null });
+      told.replaceChildren();
+      describe();
+      paint();
+    });
+    const byTree = () => layout.value === "tree" || !state.disk;
+    let points = [], at = []; // at: where each class is
 
     function collect() {
       points = [];
+      at = data.names.map(() => null);
+      if (byTree()) {
+        const above = (n) => tree.nodes[n][2], depthOf = (n) => (above(n) < 0 ? 0 : 1 + depthOf(above(n)));
+        const top = (n) => (depthOf(n) < 2 ? n : top(above(n)));
+        tree.nodes.forEach(([name, j, parent, x, y], n) => {
+          const depth = depthOf(n), branch = tree.nodes[top(n)][0];
+          if (j >= 0) at[j] = [x, y];
+          points.push({ kind: "text", j, z: [x, y], depth, parent, name, branch: j >= 0 ? data.branches[j] : branchNames.includes(branch) ? branch : "" });
+        });
+        (state.clips || []).forEach(([i, x, y]) => points.push({ kind: "clip", j: i, z: [x, y], outcome: right(state.f, i),
+          name: `clip ${data.clips.id[i]}: ${parts.truth(i)}; best: ${data.names[data.clips.best[state.f][i][0]]}`, branch: "" }));
+        return;
+      }
+      at = state.disk.texts;
       state.disk.texts.forEach((z, j) => z && points.push({ kind: "text", j, z, branch: data.branches[j], name: data.names[j] }));
       state.disk.clips.forEach(([i, x, y]) => points.push({ kind: "clip", j: i, z: [x, y], name: `clip ${data.clips.id[i]}: ${parts.truth(i)}`,
         branch: most(data.clips.truth[i].map((j) => data.branches[j])) }));
@@ -44,6 +67,15 @@
     function describe() {
       collect();
       fill();
+      for (const option of layout.options) option.disabled = option.value === "model" ? !state.disk : !(tree && state.clips);
+      if (layout.selectedOptions[0]?.disabled) layout.value = byTree() ? "tree" : "model";
+
+      if (byTree()) {
+        figures.textContent = `The nodes of ${data.tree_name} where their hyperbolic distances come nearest to the path lengths, whatever any model says: they are off by `
+          + `${(100 * tree.error).toFixed(1)} % on average, the same fit in the flat plane by ${(100 * tree.flat_error).toFixed(1)} %. A clip lies at the hyperbolic mean of its five best classes`
+          + ", weighted by their probabilities where there are any: green where the best one is true, red where it is not.";
+        return;
+      }
       const { stress, flat_stress, rank, exact, dimensions, c } = state.disk;
       figures.textContent = `c = ${c} (squared radius of the ball). ` + (exact ? "The model's own two dimensions."
         : `The ${dimensions} dimensions became two by a fit to the model's own hyperbolic distances: stress ${stress.toFixed(3)} (0 would be exact; `
@@ -78,8 +110,9 @@
     }
     function dot(point, unit, shades) {
       const z = place(point.z), [x, y] = screen(z);
-      const size = unit * (0.55 + 0.45 * (1 - plane.size(z) ** 2)); // farther from the centre is smaller
-      context.fillStyle = context.strokeStyle = shades[point.branch];
+      const small = point.kind === "text" && point.j < 0; // of the tree, but no class
+      const size = unit * (small ? 0.6 : 1) * (0.55 + 0.45 * (1 - plane.size(z) ** 2)); // farther from the centre is smaller
+      context.fillStyle = context.strokeStyle = point.outcome === true ? shades["--good"] : point.outcome === false ? shades["--bad"] : shades[point.branch];
       context.beginPath();
       if (point.kind === "text") {
         context.arc(x, y, 4 * size, 0, 7);
@@ -108,7 +141,7 @@
     }
 
     const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-    const byClips = () => points.filter((p) => p.kind === "text").sort((p, q) => counts[q.j] - counts[p.j]);
+    const byClips = () => byTree() ? points.filter((p) => p.kind === "text" && p.parent >= 0).sort((p, q) => p.depth - q.depth || counts[q.j] - counts[p.j]) : points.filter((p) => p.kind === "text").sort((p, q) => counts[q.j] - counts[p.j]);
     const counts = data.names.map(() => 0);
     data.clips.truth.forEach((truth) => truth.forEach((j) => counts[j]++));
 
@@ -125,6 +158,9 @@
       context.arc(width / 2, width / 2, scale(), 0, 7);
       context.stroke();
       const drawn = points.filter(visible);
+      context.lineWidth = unit;
+      context.strokeStyle = shades["--line"];
+      if (byTree() && texts.checked) for (const p of points) if (p.parent >= 0) line(plane.geodesic(place(p.z), place(points[p.parent].z), 8));
       context.lineWidth = 1.2 * unit;
       drawn.filter((p) => p.kind === "clip").forEach((p) => dot(p, unit, shades));
       drawn.filter((p) => p.kind === "text").forEach((p) => dot(p, unit, shades));
@@ -155,20 +191,22 @@
 
     // The tree about what is selected: a class and its parents and children, a clip and its true classes.
     function edges(point, unit, shades) {
-      const at = (j) => state.disk.texts[j];
+      if (point.kind === "text" && point.j < 0) return;
       const parents = (j) => data.ancestors[j].filter((a) => !data.ancestors[j].some((b) => data.ancestors[b].includes(a)));
       const others = point.kind === "clip" ? data.clips.truth[point.j]
         : [...parents(point.j), ...data.names.map((_, j) => j).filter((j) => parents(j).includes(point.j))];
       context.strokeStyle = shades["--text"];
       context.lineWidth = 1.4 * unit;
-      for (const j of others) if (at(j)) line(plane.geodesic(place(point.z), place(at(j))));
+      for (const j of others) if (at[j]) line(plane.geodesic(place(point.z), place(at[j])));
     }
 
     function select(point) {
       state.selected = point;
       told.replaceChildren();
       if (point) {
-        told.append(`${point.name}${point.branch && point.kind === "text" ? ` (${point.branch}, ${counts[point.j]} clips)` : ""} `);
+        const about = point.kind === "clip" ? "" : point.j < 0 ? " (no class)" : point.branch ? ` (${point.branch}, ${counts[point.j]} clips)` : "";
+        told.append(`${point.name}${about} `);
+        if (point.kind === "text" && point.j < 0) return paint();
         if (point.kind === "text") told.append(make("button", { type: "button", onclick: () => parts.filterByClass(point.j) }, "Its clips"), " ");
         else told.append(make("button", { type: "button", onclick: () => parts.showClip(point.j) }, "In the table"), " ");
         if (data.tree_name) told.append(make("button", { type: "button", onclick: () => parts.showWay(point.kind === "text" ? "class" : "clip", point.j) }, "Way to the root"));
@@ -258,7 +296,8 @@
       night.addEventListener("change", () => { swatch.style.background = branchColour(branch); });
       return make("li", {}, swatch, branch || (data.tree_name ? `not in ${data.tree_name}` : "other classes"));
     }));
-    into.append(figures, make("div", { class: "bar" }, disks.length > 1 ? labelled("file", which) : null, labelled("fly to a class", search),
+    into.append(figures, make("div", { class: "bar" }, disks.length > 1 ? labelled("file", which) : null,
+      tree ? labelled("distances of", layout) : null, labelled("fly to a class", search),
       make("label", { class: "tick" }, texts, "texts (dots)"), make("label", { class: "tick" }, clips, "clips (crosses)"), make("label", { class: "tick" }, names, "names"),
       make("button", { type: "button", onclick: () => zoom(1.25) }, "Zoom in"), make("button", { type: "button", onclick: () => zoom(0.8) }, "Zoom out"),
       make("button", { type: "button", onclick: home }, "Back to the start")),
@@ -267,6 +306,7 @@
         "Drag, or the arrow keys: moves by an isometry, so that any point comes to the centre and no distance changes. A click (or Enter: what is "
         + "nearest to the centre) selects and plays; " + (data.tree_name ? `then its lines in ${data.tree_name} are drawn, as geodesics. ` : "") + "Ctrl and the wheel, + and −: zoom. "
         + "Home: back. The square is the model's origin; the outer circle is infinitely far."))));
+    which.value = String(first.f);
     describe();
     new ResizeObserver(paint).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);

@@ -40,7 +40,7 @@
       ["model", file.clap_model], ["projection", file.projection_checkpoint],
       ["similarity", file.similarity && file.similarity + (file.c ? `, c = ${file.c} (squared radius of the ball)` : "")],
       ["dimensions", file.output_dim], ["epoch", file.epoch], ["trained with", file.training], ["prompt", file.prompt],
-      ["clips", `${file.clips}, ${file.valid} with a true class, ${file.classes} classes`],
+      ["clips", data.queries ? file.clips : `${file.clips}, ${file.valid} with a true class, ${file.classes} classes`],
       ["skipped rows", [...skipped, ...files].join("; ") || "none told"], ["device", file.device],
     ].filter(([, value]) => value !== null && value !== undefined && value !== "");
     return make("div", {}, make("h3", {}, file.label), parts.curves(file),
@@ -95,6 +95,7 @@
 
   // How many clips became right and wrong, each leading to them.
   function changes() {
+    if (data.queries) return null; // told by queries.js
     const told = data.files.slice(1).map((file, n) => {
       const f = n + 1, of = (before, after) => data.clips.id.filter((_, i) => right(0, i) === before && right(f, i) === after).length;
       const link = (kind, count, word) => make("button", { type: "button", class: "plain", onclick: () => parts.filterByOutcome(`${kind} ${f}`) },
@@ -102,7 +103,7 @@
       return make("li", {}, `${file.label} against ${data.files[0].label}: `, link("gained", of(false, true), "right"), " and ",
         link("lost", of(true, false), "wrong"), `; ${of(true, true)} stayed right, ${of(false, false)} wrong.`);
     });
-    return data.clips.id.length && data.clips.best.every((of) => of.some(Boolean)) ? make("ul", { class: "notes", id: "became" }, told) : null;
+    return data.clips.id.length && data.clips.best?.every((of) => of.some(Boolean)) ? make("ul", { class: "notes", id: "became" }, told) : null;
   }
   // Folded where a table of this length would fill twenty screens.
   function folding(title, ...content) {
