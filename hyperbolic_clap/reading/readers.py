@@ -211,7 +211,9 @@ def av_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]:
             flac = stream.codec_context.name == "flac"
             if flac:  # whose frames have checksums
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            if file.format.name.startswith("mov") and stream.duration:
+            with _looked_at(source) as data:
+                counted = file.format.name == "mp3" and containers.has_frame_count(data)
+            if (counted or file.format.name.startswith("mov")) and stream.duration:
                 about.promise = MOSTLY * float(stream.duration * stream.time_base)
             yield from _grouped(_av_frames(file.demux(stream), flac, av.FFmpegError, about))
     except RowError:
