@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PINS = ["-c", "constraints.txt"]
 FLOOR = (
     "torch==2.4.1 transformers==4.46.3 numpy==1.26.4 pandas==2.0.3 pyarrow==16.1.0 scikit-learn==1.3.2 "
-    "modelscope==1.20.0 librosa==0.10.2 soundfile==0.12.1 soxr==0.3.7 av==12.3.0 safetensors==0.4.5 tqdm==4.66.0 "
-    "matplotlib==3.8.0"
+    "modelscope==1.20.0 librosa==0.10.2 soundfile==0.12.1 soxr==0.3.7 av==12.3.0 safetensors==0.4.5 "
+    "tqdm==4.66.0 matplotlib==3.8.0"
 ).split()
 CUDA118 = (  # the last torch with CUDA 11.8, and the last transformers 4 of its year
     "torch==2.7.1 transformers==4.57.3 numpy==2.2.6 pandas==2.3.3 pyarrow==20.0.0 scikit-learn==1.6.1"
