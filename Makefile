@@ -42,7 +42,7 @@ test-cuda: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/test_cuda.py -n 0 -rsP
 
 # Mistakes put into the code one at a time, each to be noticed: a list made by hand, then a sample of what cosmic-ray
-# makes, by room. Can be broken off and goes on where it was; on two quiet cores about SAYTIME.
+# makes, by room. It can be broken off and goes on where it was; at its end it says what it took.
 SAMPLE ?= 12
 mutants: $(VENV)/installed-dev
 	$(BIN)/python tests/mutants.py
