@@ -45,6 +45,7 @@ class Page:
     made_of: list[Rebuilt | None]
     tree: Ontology | None  # None: the classes lie in no tree
     notes: list[str] = field(default_factory=list)
+    in_disk: tuple[TreeDisk, np.ndarray] | None = None  # of `fitted`
 
 
 def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
@@ -58,6 +59,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     notes: list[str] = []
     page = Page(files, comparison, matched(files, notes), names, place, [], tree_of(files), notes)
     page.made_of = rebuild_all(files, notes)
+    page.in_disk = fitted(page)
     walks = [walked(page, f) for f in range(len(files))]
     return {
         "files": [about_file(file, made and made.projector) for file, made in zip(files, page.made_of, strict=True)],
@@ -365,9 +367,9 @@ def fitted(page: Page) -> tuple[TreeDisk, np.ndarray] | None:
 
 def tree_disk(page: Page) -> dict | None:
     """[name, class or -1, parent or -1, x, y] of each node, the root first, and how well the distances hold."""
-    if (known := fitted(page)) is None:
+    if page.in_disk is None:
         return None
-    found, rows = known
+    found, rows = page.in_disk
     of_class = {int(row): j for j, row in enumerate(rows) if row >= 0}
     nodes = [[page.tree.names[node], of_class.get(i, -1), int(found.parent[i]), *rounded(found.place[i])]
              for i, node in enumerate(found.nodes)]  # fmt: skip
@@ -379,7 +381,7 @@ def tree_clips(page: Page, f: int) -> list | None:
 
     Where there is no probability, of plain cosine or without stored similarities, the best classes count alike.
     """
-    file, made, known = page.files[f], page.made_of[f], fitted(page)
+    file, made, known = page.files[f], page.made_of[f], page.in_disk
     if known is None or not file.depth:
         return None
     rows = known[1][page.place[f]]

@@ -86,7 +86,7 @@ def draw_disk(data: DataConfig, encoder: EncoderConfig, checkpoint: Path):
 def draw_tree(data: DataConfig, encoder: EncoderConfig, checkpoint: Path, taxonomy: Path | None):
     """The classes' tree in the Poincare disk, by its path lengths, and clips at the mean of their five best classes.
 
-    What the model decides is where the clips lie: blue dots where the best class is true, red crosses where not.
+    What the model decides is where the clips lie: blue dots where the best class is true, orange crosses where not.
 
     python plot_results.py disk --layout tree --parquet-dir ./Datasets/AudioSet/eval \\
         --projection-checkpoint checkpoints_hyperbolic/best_projection_epoch_X.pth --output tree.png

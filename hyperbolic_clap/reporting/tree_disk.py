@@ -8,7 +8,6 @@ Hyperbolic Plane"); the same fit in the flat plane is the control.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -38,7 +37,6 @@ class TreeDisk:
     flat_error: float
 
 
-@lru_cache(4)
 def fit_tree(tree: Ontology, classes: tuple[int, ...]) -> TreeDisk:
     """The tree above some classes (node positions), fitted in two dimensions; no random part."""
     kept = {ROOT}
