@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "versions.csv")
     parser.add_argument("--corners", nargs="*", default=list(CORNERS), help="some of the corners; the pins come first")
     args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # spinning threads make a busy machine slow
     home = args.work_dir.resolve()
     tree = checkout(home / "tree")
     rows = []
