@@ -38,7 +38,8 @@ from hyperbolic_clap.plumbing.flags import (
 )
 from hyperbolic_clap.plumbing.run import run
 
-SETTINGS = [field.name for field in fields(TrainConfig) if field.name != "seed"] + ["seed"]  # seeds vary fastest
+OTHERS = [field.name for field in fields(TrainConfig) if field.name not in ("similarity", "seed")]
+SETTINGS = ["similarity", *OTHERS, "seed"]  # the last varies fastest
 OF_SWEEP = {*SETTINGS, "eval_dir", "eval_num_samples", "output_dir", "keep", "jobs", "baseline", "choose_by",
             "skip_bad", "resamples", "top_k"}  # fmt: skip
 SHOWN = 5  # contradictions
@@ -119,7 +120,8 @@ def combinations(args: argparse.Namespace) -> tuple[list[TrainConfig], list[tupl
         except UserError as error:
             bad.append((settings, str(error)))
     varying = [name for name, values in given.items() if len(values) > 1]
-    lines = [" ".join(f"{name}={settings[name]}" for name in varying) + f": {why}" for settings, why in bad]
+    lines = [": ".join(filter(None, (" ".join(f"{name}={settings[name]}" for name in varying), why)))
+             for settings, why in bad]  # fmt: skip
     if bad and (not configs or not args.skip_bad):
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         mend = "; add --skip-bad to run the others" if configs else ""

@@ -3,7 +3,8 @@
     python benchmarks/sweep_speed.py --train-dir realsounds/train_balanced --eval-dir realsounds/eval --work-dir speed
 
 c 0.5, 1, 4 x seeds 1, 2, 3 x hyperbolic, cosine: 36 commands by hand, of which the cosine ones with another c
-repeat each other; a sweep runs 12. Both ways find the embeddings in one cache, filled beforehand. Each time is of one start to end.
+repeat each other; a sweep runs 12. Both ways find the embeddings in one cache, filled beforehand. Each time is of one
+start to end.
 """
 
 from __future__ import annotations
