@@ -98,6 +98,23 @@ FLAGS = {
         "--resume": "test_scripts.py::test_resume_ends_with_the_same_weights",
         "--log-to": "test_tracking.py::test_tensorboard_holds_every_figure",
     },
+    "sweep.py": SHARED | dict.fromkeys(
+        "--epochs --batch-size --learning-rate --c --temperature --train-ratio --seed --text --loss --similarity "
+        "--output-dim --audio-radius --logit-scale --text-radius --lr-schedule --average-with-start --prototypes "
+        "--learn-c --patience --split-by --select-by".split(), "test_sweep.py::test_every_setting_travels"
+    ) | {
+        "--num-samples": "test_sweep.py::test_limits_and_kept_checkpoints",
+        "--eval-dir": "test_sweep.py::test_one_folder_named_twice_and_two_of_one_name",
+        "--eval-num-samples": "test_sweep.py::test_limits_and_kept_checkpoints",
+        "--top-k": "test_sweep.py::test_limits_and_kept_checkpoints",
+        "--output-dir": "test_sweep.py::test_a_setting_without_effect_runs_once_and_each_run_has_a_row",
+        "--keep": "test_sweep.py::test_limits_and_kept_checkpoints",
+        "--jobs": "test_sweep.py::test_two_jobs_make_the_same_bits",
+        "--baseline": "test_sweep.py::test_the_table_has_means_deviations_and_intervals",
+        "--choose-by": "test_sweep.py::test_choose_by_tests_only_the_best_setting_of_each_similarity",
+        "--skip-bad": "test_sweep.py::test_contradicting_runs_are_named_before_any_work",
+        "--resamples": "test_sweep.py::test_limits_and_kept_checkpoints",
+    },
     "test_clap_modelscope.py": TESTING,
     "test_hyperbolic_clap_modelscope.py": {n: v for n, v in (SHARED | PROJECTOR | NAMED | TAXONOMY | {
         "--num-samples": "test_scripts.py::test_num_samples_takes_the_first_usable_clips",

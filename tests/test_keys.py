@@ -113,7 +113,8 @@ def test_a_file_is_known_by_its_size_times_and_number(tmp_path, what, monkeypatc
 def test_the_identity_of_a_training():
     """Every setting but those that only say how long it goes on, or which the data's fingerprint holds."""
     other = {"loss": "softmax", "similarity": "cosine", "learn_c": True, "lr_schedule": "cosine", "split_by": "x",
-             "logit_scale": 5.0, "text_radius": 2.0, "text": "captions", "patience": 3}  # fmt: skip
+             "logit_scale": 5.0, "text_radius": 2.0, "text": "captions", "patience": 3,
+             "select_by": "val_map"}  # fmt: skip
     base = TrainConfig()
     for name, value in dataclasses.asdict(base).items():
         changed = dataclasses.replace(base, **{name: other.get(name, value and value * 2 or 0.5)})
