@@ -89,7 +89,7 @@ def draw_tree(data: DataConfig, encoder: EncoderConfig, checkpoint: Path, taxono
     What the model decides is where the clips lie: blue dots where the best class is true, orange crosses where not.
 
     python plot_results.py disk --layout tree --parquet-dir ./Datasets/AudioSet/eval \\
-        --projection-checkpoint checkpoints_hyperbolic/best_projection_epoch_X.pth --output tree.png
+        --projection-checkpoint checkpoints_hyperbolic --output tree.png
     """
     import numpy as np
     from matplotlib.figure import Figure
