@@ -34,7 +34,7 @@ class Lines(tqdm):
         """Nothing more is said."""
         if not self.disable:
             self.disable = True
-            self._decr_instances(self)
+            self._decr_instances(self)  # type: ignore[attr-defined]  # what tqdm's own close calls; no stubs name it
 
 
 def bar(desc: str, unit: str, total: float | None = None, delay: float = BAR_AFTER, **options) -> tqdm:
