@@ -62,7 +62,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     page.in_disk = fitted(page)
     walks = [walked(page, f) for f in range(len(files))]
     return {
-        "files": [about_file(file, made and made.projector) for file, made in zip(files, page.made_of, strict=True)],
+        "files": [about_file(file, of.projector if of else None) for file, of in zip(files, page.made_of, strict=True)],
         "less": LESS_IS_BETTER,
         "tree_name": tree_name(page.tree),
         "groups": groups(page),
@@ -370,7 +370,7 @@ def fitted(page: Page) -> tuple[TreeDisk, np.ndarray] | None:
 
 def tree_disk(page: Page) -> dict | None:
     """[name, class or -1, parent or -1, x, y] of each node, the root first, and how well the distances hold."""
-    if page.in_disk is None:
+    if page.in_disk is None or page.tree is None:
         return None
     found, rows = page.in_disk
     of_class = {int(row): j for j, row in enumerate(rows) if row >= 0}
