@@ -35,6 +35,7 @@ demo: demo/data
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
 # On a machine with a GPU: the tests that need one, each with its measured figures.

@@ -115,8 +115,8 @@ def compare_files(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[lis
         one, other = (next(label for label, kind in kinds.items() if kind is way) for way in (True, False))
         raise UserError(f"{one} holds results of retrieval and {other} of classification, which cannot be compared")
     if all(kinds.values()):
-        files = [read_retrieval(path, label, content) for label, (path, content) in contents.items()]
-        return files, compare_retrieval(files, config)
+        retrievals = [read_retrieval(path, label, content) for label, (path, content) in contents.items()]
+        return retrievals, compare_retrieval(retrievals, config)
     files = [read(path, label, args.class_labels, CLASS_LABELS) for label, (path, _) in contents.items()]
     if args.taxonomy:
         for file in files:

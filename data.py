@@ -78,6 +78,8 @@ class Clip:
 
     def content_key(self) -> bytes:
         """SHA-256 of the audio as stored: a renamed file keeps it, a changed clip does not."""
+        if self.audio is None:
+            raise RowError(self.without, lasting=not self.beside)
         digest = hashlib.sha256()
         if isinstance(self.audio, np.ndarray):
             digest.update(f"{self.audio.dtype.str} {self.audio.shape} {self.rate}\n".encode())
@@ -262,14 +264,14 @@ class ParquetFolder:
         try:
             with _open(file) as parquet:
                 layout = self.layouts[file]
-                wanted = list(dict.fromkeys(layout.columns.values()))
+                names = list(dict.fromkeys(layout.columns.values()))
                 at_once = int(min(max(BYTES_AT_ONCE / max(_row_bytes(parquet), 1), 1), ROWS_AT_ONCE))
                 for group in range(parquet.num_row_groups):
                     row, end = end, end + parquet.metadata.row_group(group).num_rows
                     if row >= stop or end <= start or not chosen[max(row - start, 0) : end - start].any():
                         continue
                     try:
-                        batches = parquet.iter_batches(at_once, row_groups=[group], columns=wanted, use_threads=False)
+                        batches = parquet.iter_batches(at_once, row_groups=[group], columns=names, use_threads=False)
                         for batch in batches:
                             columns = {
                                 role: named(batch.column(name), layout.names.get(role))
@@ -303,18 +305,17 @@ class ParquetFolder:
             found = {name: self.classes.find(name) for name in ids}
             names = [name if place is None else self.classes.names[place] for name, place in found.items()]
         given = plain(columns[VIDEO][i]) if VIDEO in columns else None
-        audio, rate = audio_cell(columns[AUDIO][i])
-        if rate is None and RATE in columns and isinstance(audio, np.ndarray):
+        cell, rate = audio_cell(columns[AUDIO][i])
+        if rate is None and RATE in columns and isinstance(cell, np.ndarray):
             rate = whole_rate(plain(columns[RATE][i]))
-        named_file = isinstance(audio, PurePath)
-        audio = stored_beside(file, audio) if named_file else audio
+        named_file = isinstance(cell, PurePath)
         return Clip(
             sample_id=sample_id,
             video_id=video_id(given, file.stem, sample_id),
             human_labels=names,
             machine_labels=ids,
             positions=self.classes.match(names),
-            audio=audio,
+            audio=stored_beside(file, cell) if isinstance(cell, PurePath) else cell,
             rate=SAMPLE_RATE if rate is None else rate,
             beside=named_file,
             without=ONLY_PATH if named_file else NO_AUDIO,

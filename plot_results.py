@@ -43,7 +43,7 @@ UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # so that one 
 def parser() -> Parser:
     """One sub-command for each picture."""
     parser = Parser(__doc__)
-    kinds = parser.add_subparsers(dest="picture", required=True, parser_class=_sub_parser)
+    kinds = parser.add_subparsers(dest="picture", required=True, parser_class=SubParser)
     losses = kinds.add_parser("losses", help="training and validation loss by epoch", doc=draw_losses.__doc__)
     losses.add_argument("--setup", type=Path, required=True, nargs="+", help="setup.json of one or more trainings")
     disk = kinds.add_parser("disk", help="the Poincare disk of class texts and audio", doc=draw_disk.__doc__)
@@ -68,10 +68,12 @@ def parser() -> Parser:
     return parser
 
 
-def _sub_parser(doc: str, prog: str, **_) -> Parser:
-    parser = Parser(doc)
-    parser.prog = prog
-    return parser
+class SubParser(Parser):
+    """The parser of a picture, which argparse makes."""
+
+    def __init__(self, doc: str, prog: str, **_):
+        super().__init__(doc)
+        self.prog = prog
 
 
 def main(args: argparse.Namespace) -> None:

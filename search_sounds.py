@@ -16,6 +16,7 @@ import argparse
 import io
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import RowError, UserError, log, warn
@@ -70,6 +71,7 @@ def main(args: argparse.Namespace) -> None:
         warn(f"{args.projection_checkpoint} has prototypes, which search does not use: it compares with texts alone")
     queries = {**text_queries(args, model), **sound_queries(args, model)}
     embedded = pipeline.embed_rows(use_all)
+    assert embedded is not None  # one process is rank 0
     rows = embedded.rows
     if not len(rows):
         raise UserError(f"no row of {args.parquet_dir} can be used; the reasons stand above")
@@ -165,7 +167,7 @@ def save_audio(folder: Path, report: list[dict], source) -> None:
                 for clip in source.rows(found["sample_id"], found["sample_id"] + 1):
                     sound = io.BytesIO()
                     soundfile.write(sound, decode(clip), SAMPLE_RATE, format="WAV")
-                    write_atomic(path, lambda temporary, sound=sound: temporary.write_bytes(sound.getvalue()))
+                    write_atomic(path, partial(Path.write_bytes, data=sound.getvalue()))
             except RowError as error:  # known to the cache, but changed since
                 warn(f"{found['video_id']} is not written: {error}")
         log.info("%s", inside)

@@ -23,6 +23,7 @@ import io
 import os
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,7 +201,7 @@ def timelines(args: argparse.Namespace, files: dict[Path, Path], tagger) -> tupl
         audacity = "".join(f"{x['start']:.6f}\t{x['end']:.6f}\t{x['classname']}\n" for x in labels)
         for ending, text in ((".csv", table.getvalue()), (".txt", audacity)):
             target = args.output_dir / f"{name}{ending}"
-            write_atomic(target, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+            write_atomic(target, partial(Path.write_text, data=text, encoding="utf-8"))
         log.info("%s: %d labels: %s", path, len(labels), args.output_dir / f"{name}.txt")
         log.info("%s: %s", path, tell_gate(gate))
         found.append({"file": str(path), "timeline": labels, "gate": gate})

@@ -136,7 +136,8 @@ class ModelFolder:
     """
 
     def __init__(self, folder: Path, hash_file: Callable[[Path], bytes] = hash_file):
-        self.folder, self._hash_file, self._hashes = folder, hash_file, {}
+        self.folder, self._hash_file = folder, hash_file
+        self._hashes: dict[str, bytes] = {}
         self.weights = next(name for name in WEIGHTS if (folder / name).is_file())
         self._refuse_pointers()
         self.config = self._json("config.json")

@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +20,11 @@ from CLAP.checkpoint import ModelFolder, hash_file, resolve_checkpoint
 from hyperbolic_clap.plumbing.errors import UserError, first_line
 from hyperbolic_clap.plumbing.files import in_utf8
 from hyperbolic_clap.plumbing.versions import at_least, version
+
+if TYPE_CHECKING:  # slow to import
+    from tokenizers import Tokenizer
+
+    from CLAP.logmel import LogMel
 
 PREPROCESSING = "3"  # counted up when anything between stored bytes and embedding changes; 3: sound is read whole
 TEXT_BATCH = 16
@@ -58,14 +64,15 @@ class Encoder:
         self.text_fingerprint = self._fingerprint(files.text_sha256, f"tokenizers {version('tokenizers')}")
         self.embed_dim = self.config.get("projection_dim", 512)
         self._lock = threading.RLock()
-        self._model = self._log_mel = self._tokenizer = None
+        self._log_mel: LogMel | None = None
+        self._loaded: tuple[Tokenizer, Any] | None = None
 
     def _fingerprint(self, *facts: str) -> str:
         facts += (self.device.type, *(f"{library} {version(library)}" for library in ("torch", "transformers")))
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property
-    def log_mel(self):
+    def log_mel(self) -> LogMel:
         """The checkpoint's LogMel, made at first use."""
         with self._lock:
             if self._log_mel is None:
@@ -80,10 +87,13 @@ class Encoder:
     @property
     def model(self):
         """The frozen ClapModel in float32, loaded at first use together with all that clips and texts need."""
+        return self._both()[1]
+
+    def _both(self) -> tuple[Tokenizer, Any]:
         with self._lock:
-            if self._model is None:
-                *_, self._tokenizer, self._model = self.log_mel, *self._load()
-            return self._model
+            if self._loaded is None:
+                _, self._loaded = self.log_mel, self._load()
+            return self._loaded
 
     def _load(self):
         from transformers import ClapModel
@@ -151,9 +161,10 @@ class Encoder:
         Every batch has TEXT_BATCH rows and a length that depends on the text alone, so a text's embedding does
         not depend on its neighbours.
         """
-        settings = self.model.config.text_config
+        tokenizer, model = self._both()
+        settings = model.config.text_config
         limit = settings.max_position_embeddings - 2
-        tokens = [self._tokenizer.encode(text).ids for text in texts]
+        tokens = [tokenizer.encode(text).ids for text in texts]
         if (highest := max(map(max, tokens), default=0)) >= settings.vocab_size:
             raise self._cannot("take what its tokenizer gives", f"id {highest} of {settings.vocab_size}")
         lengths = np.array([min(limit, -(-len(ids) // TEXT_STEP) * TEXT_STEP) for ids in tokens])
@@ -167,7 +178,7 @@ class Encoder:
                 for row, i in enumerate(chosen):
                     ids[row, : len(tokens[i])] = torch.tensor(tokens[i])
                     mask[row, : len(tokens[i])] = 1
-                features = tensor(self.model.get_text_features(ids.to(self.device), mask.to(self.device)))
+                features = tensor(model.get_text_features(ids.to(self.device), mask.to(self.device)))
                 vectors[chosen] = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
         return vectors
 

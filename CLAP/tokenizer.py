@@ -41,21 +41,21 @@ def _roberta(folder: Path, settings: dict) -> Tokenizer:
     """RoBERTa's byte-level BPE of vocab.json and merges.txt."""
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    parts = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    merges = [(left, right) for left, right in parts]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     prefix = bool(settings.get("add_prefix_space", False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    special = {name: settings.get(name) or token for name, token in SPECIAL.items()}
-    special = {name: token if isinstance(token, dict) else {"content": token} for name, token in special.items()}
+    given = {name: settings.get(name) or token for name, token in SPECIAL.items()}
+    special = {name: token if isinstance(token, dict) else {"content": token} for name, token in given.items()}
     tokenizer.add_special_tokens([
         AddedToken(token["content"], lstrip=token.get("lstrip", False), rstrip=token.get("rstrip", False),
                    single_word=token.get("single_word", False), normalized=token.get("normalized", False))
         for token in special.values()
     ])  # fmt: skip
     sep, cls = (special[name]["content"] for name in ("sep_token", "cls_token"))
-    tokenizer.post_processor = processors.RobertaProcessing(
-        (sep, tokenizer.token_to_id(sep)), (cls, tokenizer.token_to_id(cls)), True, prefix
-    )
+    ids = tokenizer.get_vocab()
+    tokenizer.post_processor = processors.RobertaProcessing((sep, ids[sep]), (cls, ids[cls]), True, prefix)
     return tokenizer
 
 

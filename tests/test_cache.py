@@ -60,7 +60,7 @@ def test_a_warm_run_never_loads_the_model(tones, tmp_path):
     cold, _, first = embed(tones, tmp_path / "cache")
     warm, clips, second = embed(tones, tmp_path / "cache")
     assert (cold.clips, warm.clips) == (24, 0)
-    assert warm._model is None and warm._log_mel is None
+    assert warm._loaded is None and warm._log_mel is None
     assert torch.equal(first, second) and len(clips) == 24
 
 

@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 
 import numpy as np
@@ -52,8 +52,6 @@ def embed_clips(
         try:
             if reason := skip_reason(len(clip.human_labels), len(clip.positions)):
                 raise RowError(reason)
-            if clip.audio is None:
-                raise RowError(clip.without, lasting=not clip.beside)
             key = clip.content_key()
             if cache.get(key) is not None:
                 return key, None
@@ -68,7 +66,8 @@ def embed_clips(
     threads_before = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        clips, pending = iter(clips), deque()
+        clips = iter(clips)
+        pending: deque[tuple[Clip, Future]] = deque()
         for finished in count(1):
             for clip in islice(clips, workers * IN_FLIGHT - len(pending)):
                 pending.append((clip, pool.submit(prepare, clip)))
@@ -83,10 +82,10 @@ def embed_clips(
                 yield clip, result
                 continue
             key, work = result
-            if work is not None and on_cpu:
-                cache.add(key, work)
-            elif work is not None:
+            if work is not None and batcher:
                 batcher.add(key, work)
+            elif work is not None:
+                cache.add(key, work)
             yield clip, key
         if batcher:
             batcher.finish()

@@ -163,12 +163,12 @@ def embed_folder(
     for some in bad_files:
         folder.bad |= some
     folder.tell()
-    used, audio, all_skipped, parts = zip(*results, strict=True)
+    used, audio, all_skipped, of_ranks = zip(*results, strict=True)
     skipped = Skipped()
     for some in all_skipped:
         skipped.merge(some)
     skipped.tell()
-    parts = [part for some in parts for part in some]
+    parts = [part for some in of_ranks for part in some]
     files = record(folder, embedder.index, embedder.encoder, parts)
     rows = Rows.join(folder.classes, used)
     if folder.bad and not len(rows) and not skipped.counts:

@@ -28,6 +28,7 @@ from hyperbolic_clap.reading.rows import Rows
 
 Exclusion = tuple[str, np.ndarray] | None  # a reason, and which rows of the folder are skipped by it
 DEFAULT = Columns()
+NOTHING = np.array(None)  # what numpy compares with each element of an array of objects
 UNKNOWN, KEYED, REASON = 0, 1, 2  # a row's state: a number from REASON on stands for one of the reasons
 
 
@@ -52,6 +53,13 @@ class Part:
         self.present = np.ones(len(self.state), bool)
         self.transient = np.zeros(len(self.state), bool)
 
+    @property
+    def columns(self) -> Rows:
+        """`rows`, once they are there."""
+        if self.rows is None:
+            raise ValueError(f"{self.span.file} has rows that are not read yet")
+        return self.rows
+
     def note(self, i: int, outcome: bytes | RowError, beside: bool = False) -> None:
         """Take up what came out of row i. beside: of a file beside this one, which may change by itself."""
         if isinstance(outcome, bytes):
@@ -64,13 +72,13 @@ class Part:
 
     def skip_reasons(self, skip_reason: SkipReason, exclusion: Exclusion) -> np.ndarray:
         """(n,) object: why its labels, or else `exclusion`, forbid a row, or None."""
-        has = 2 * (self.rows.label_counts > 0) + (self.rows.match_counts > 0)
+        has = 2 * (self.columns.label_counts > 0) + (self.columns.match_counts > 0)
         result = np.full(len(self.state), None, object)
         result[self.present] = np.array([skip_reason(*divmod(kind, 2)) for kind in range(4)], object)[has]
         if exclusion:
             reason, which = exclusion
             start = self.span.first + self.span.start
-            result[which[start : start + len(result)] & np.equal(result, None)] = reason
+            result[which[start : start + len(result)] & np.equal(result, NOTHING)] = reason
         return result
 
 
@@ -133,13 +141,13 @@ def embed_rows(
     for part in parts:
         why = part.skip_reasons(skip_reason, exclusion)
         for number, reason in enumerate(part.reasons, REASON):
-            why[(part.state == number) & np.equal(why, None)] = reason
-        mine, reasons = np.equal(why, None) & (part.state == KEYED), why[part.present]
+            why[(part.state == number) & np.equal(why, NOTHING)] = reason
+        mine, reasons = np.equal(why, NOTHING) & (part.state == KEYED), why[part.present]
         for reason in sorted({*reasons.tolist()} - {None}):
             which = np.flatnonzero(reasons == reason)
-            first = part.rows.take(which[:NAMED_PER_REASON])
+            first = part.columns.take(which[:NAMED_PER_REASON])
             skipped.add(reason, len(which), first.video_ids, first.human_labels.flatten().to_pylist())
-        used.append(part.rows if mine.all() else part.rows.take(mine[part.present]))
+        used.append(part.columns if mine.all() else part.columns.take(mine[part.present]))
         for note, positions in cache.notes_of(part.keys[mine]).items():
             first = used[-1].take(positions[:NAMED_PER_REASON])
             skipped.noted.add(note, len(positions), first.video_ids)
@@ -157,7 +165,7 @@ def _take(
             keyed.append(np.zeros(len(part.state), bool))
             needed.append(np.ones(len(part.state), bool))
             continue
-        allowed = np.equal(part.skip_reasons(skip_reason, exclusion), None) & part.present
+        allowed = np.equal(part.skip_reasons(skip_reason, exclusion), NOTHING) & part.present
         keyed.append(allowed & (part.state == KEYED))
         needed.append(allowed & (part.state == UNKNOWN))
     keys = [part.keys[mine] for part, mine in zip(parts, keyed, strict=True)]
@@ -203,8 +211,8 @@ def columns(clips: Iterable[Clip], classes: ClassList) -> Rows:
 
 def keys_of(sample_ids: np.ndarray, parts: list[Part]) -> np.ndarray:
     """(N,) numbers of used rows -> their (N, 32) uint8 content keys."""
-    numbers = [np.arange(part.span.first + part.span.start, part.span.first + part.span.stop) for part in parts]
-    numbers = np.concatenate([np.empty(0, int), *numbers])
+    ranges = [np.arange(part.span.first + part.span.start, part.span.first + part.span.stop) for part in parts]
+    numbers = np.concatenate([np.empty(0, int), *ranges])
     order = np.argsort(numbers)
     keys = np.concatenate([np.empty((0, 32), np.uint8), *(part.keys for part in parts)])
     return keys[order[np.searchsorted(numbers[order], sample_ids)]]
@@ -223,9 +231,10 @@ def record(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: lis
     for file, some in by_file.items():
         read = any(part.read for part in some)
         counts["read" if read else "known"] += 1
-        if not read or file in folder.bad or any(part.seen is None for part in some):
+        seen = [part.seen for part in some if part.seen is not None]
+        if not read or file in folder.bad or len(seen) < len(some):
             continue
-        whole = Part(some[0].span, some[0].seen, *_blank(folder.rows_of[file]))
+        whole = Part(some[0].span, seen[0], *_blank(folder.rows_of[file]))
         kept = known.get(file, kind_of(encoder, folder.names), trust=False)
         try:
             whole.keys[:], whole.state[:], whole.reasons = _fitting(kept, len(whole.state)) if kept else (0, 0, [])
@@ -236,9 +245,9 @@ def record(folder: ParquetFolder, known: FileIndex, encoder: Encoder, parts: lis
             _merge(whole, part)
         before += kept is not None
         wrong += kept is not None and not _agrees(said, whole)
-        if all(part.seen["token"] == whole.seen["token"] for part in some):
+        if all(each["token"] == seen[0]["token"] for each in seen):
             arrays = {"keys": whole.keys, "state": whole.state}
-            known.put(file, kind_of(encoder, folder.names), whole.seen, arrays, reasons=whole.reasons)
+            known.put(file, kind_of(encoder, folder.names), seen[0], arrays, reasons=whole.reasons)
     if known.verify:
         counts |= {"verified": before, "wrong": wrong}
         log.info("--verify-cache: %d of %d files were known without being read, what was known of %d of them was wrong",

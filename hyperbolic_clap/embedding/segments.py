@@ -38,7 +38,7 @@ def row_checks(keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
     No change of one word leaves the sum alike, and of several hardly any; 6 times as fast as CRC-32 row by row.
     """
-    words = np.ascontiguousarray(vectors).view(np.uint64 if vectors.shape[1] % 2 == 0 else np.uint32)
+    words: np.ndarray = np.ascontiguousarray(vectors).view(np.uint64 if vectors.shape[1] % 2 == 0 else np.uint32)
     factors = (np.arange(1, 5 + words.shape[1], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
     of_keys = np.einsum("ij,j->i", np.ascontiguousarray(keys).view(np.uint64), factors[:4])
     return of_keys + np.einsum("ij,j->i", words, factors[4:], dtype=np.uint64)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from data import NAMED_PER_REASON, tell_skipped
 from hyperbolic_clap.plumbing.errors import warn
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 
 @dataclass
@@ -22,7 +26,7 @@ class Counted:
         named = self.examples.setdefault(reason, [])
         named += names[: NAMED_PER_REASON - len(named)]
 
-    def merge(self, other: Counted) -> None:
+    def merge(self, other: Self) -> None:
         """Add the rows that came after these."""
         self.counts += other.counts
         for reason, names in other.examples.items():

@@ -65,6 +65,13 @@ class EmbeddingCache:
         elif folder and any(folder.glob("[0-9a-f]" * 32)):
             log.info("the cache %s knows other models or versions alone; with these, clips are encoded anew", folder)
 
+    @property
+    def _store(self) -> Path:
+        """The folder, for what is done only where there is one."""
+        if self.folder is None:
+            raise ValueError("this cache has no folder")
+        return self.folder
+
     def take(self, keys: np.ndarray | list[bytes], dim: int) -> tuple[np.ndarray, np.ndarray]:
         """(n, 32) uint8 keys, or n of 32 bytes -> ((n, dim) float32 embeddings, (n,) bool: which of them are known)."""
         if isinstance(keys, list):
@@ -174,15 +181,15 @@ class EmbeddingCache:
                     self.recent = {}
             if self.new_notes and self.writable:
                 self._write_notes()
-            if self.writable and self.folder.is_dir():
+            if self.writable and self._store.is_dir():
                 self._merge(most)
 
     def _write(self, keys: np.ndarray, vectors: np.ndarray) -> bool:
-        path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        path = self._store / f"{uuid.uuid4().hex}.safetensors"
         try:
             write(path, self.fingerprint, keys, vectors)
         except OSError as error:
-            where = f"the embedding cache {self.folder.parent}"
+            where = f"the embedding cache {self._store.parent}"
             warn(f"{where} cannot be written ({error.strerror}); the run goes on without it")
             self.writable = False
             return False
@@ -190,16 +197,16 @@ class EmbeddingCache:
         return path in self.segments
 
     def _write_notes(self) -> None:
-        path, content = self.folder / f"notes-{uuid.uuid4().hex}.json", json.dumps(self.new_notes)
+        path, content = self._store / f"notes-{uuid.uuid4().hex}.json", json.dumps(self.new_notes)
         try:
             write_atomic(path, lambda temporary: temporary.write_text(content, encoding="utf-8"), tidy=False)
             self.new_notes = {}
         except OSError as error:
-            warn(f"the embedding cache {self.folder.parent} cannot be written ({error.strerror})")
+            warn(f"the embedding cache {self._store.parent} cannot be written ({error.strerror})")
             self.writable = False
 
     def _open_segments(self) -> None:
-        for path in sorted(self.folder.glob("*.safetensors")):
+        for path in sorted(self._store.glob("*.safetensors")):
             if path not in self.segments and path not in self.refused:
                 self._open(path)
 
@@ -233,9 +240,10 @@ class EmbeddingCache:
         small = [path for path, one in self.segments.items() if one.rows < SEGMENT_ROWS // 2 or one.damaged]
         if len(small) <= most and not any(self.segments[path].damaged for path in small):
             return
-        with _alone(self.folder) as alone:
+        with _alone(self._store) as alone:
             while alone and small and self.writable:
-                group, rows = [], 0
+                group: list[Path] = []
+                rows = 0
                 while small and (not group or rows + self.segments[small[-1]].rows <= SEGMENT_ROWS):
                     group.append(small.pop())
                     rows += self.segments[group[-1]].rows
@@ -249,7 +257,7 @@ class EmbeddingCache:
 
     def _take_over(self) -> None:
         """Move the vectors of pieces as earlier versions wrote them into the store."""
-        pieces = sorted(self.folder.parent.glob("*.safetensors"))
+        pieces = sorted(self._store.parent.glob("*.safetensors"))
         for piece in pieces:
             if (content := _read_piece(piece, self.fingerprint)) is None:
                 continue

@@ -103,7 +103,7 @@ class Tagger:
             for start, end, waveform in windows(path, window, hop):
                 starts.append(start)
                 useless.append(isinstance(waveform, RowError))
-                if useless[-1]:
+                if isinstance(waveform, RowError):
                     lost.append(waveform)
                     levels.append(SILENT)
                 else:
@@ -121,6 +121,6 @@ class Tagger:
         probability[used] = self.projector.probability(similarity)
         competing = np.zeros(probability.shape, bool)
         competing[used] = similarity > background.max(axis=1, initial=-np.inf, keepdims=True)
-        begin, end = begins + (window - hop) / 2, np.minimum(begins + (window + hop) / 2, length)
-        begin[0], end[-1] = 0.0, length
-        return Heard(begin, end, np.array(levels), probability, competing)
+        begin, until = begins + (window - hop) / 2, np.minimum(begins + (window + hop) / 2, length)
+        begin[0], until[-1] = 0.0, length
+        return Heard(begin, until, np.array(levels), probability, competing)

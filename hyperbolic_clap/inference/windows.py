@@ -43,7 +43,7 @@ def windows(path: Path, seconds: float, hop: float) -> Iterator[tuple[float, flo
     if gain > LOUD:
         warn(f"{path} goes up to {found.taker.peak:g} times full scale; all of it is divided by {gain:g}")
     size, step = max(1, round(seconds * rate)), max(1, round(hop * rate))
-    kept, start, stream = np.empty(0, np.float32), 0, blocks(path, Reading(None))
+    kept, start, stream = np.empty(0, np.float32), 0, blocks(path, Reading(found.taker))
     while True:
         while len(kept) <= size and (block := next(stream, None)) is not None:
             kept = np.concatenate([kept, block])

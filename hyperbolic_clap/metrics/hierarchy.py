@@ -156,7 +156,7 @@ def recall_bounds(targets: np.ndarray, classes: ClassTree) -> dict[str, dict[str
         np.put_along_axis(mask, places, np.arange(width) < count[:, None], axis=1)
     result: dict[str, dict[str, float | None]] = {}
     for name, near in classes.relatives.items():
-        held, slots = _relatives_outside(*shuffled, near)
+        held, slots = _relatives_outside(shuffled[0], shuffled[1], near)
         most, whole = _relatives_outside(specific, targets, near)
         share = (held * slots / np.maximum(width - shuffled[1].sum(axis=1), 1)).sum()
         result[name] = {"chance": float(share / slots.sum()) if slots.any() else None,

@@ -28,7 +28,8 @@ def defined_or_null(metrics: dict[str, Callable[[], dict]]) -> tuple[dict, dict[
     What is not finite becomes None, and so does a whole group whose computation fails, with a warning: whatever else
     was computed is kept. A UserError passes.
     """
-    groups, reasons = {}, {}
+    groups: dict[str, dict | None] = {}
+    reasons: dict[str, str] = {}
     for name, compute in metrics.items():
         try:
             found = compute()

@@ -80,7 +80,8 @@ class Ranking:
 
         NaN where no positive clip of a class has a weight, or for the area no negative one.
         """
-        return self._each(weights, True)
+        precision, area = self._each(weights, True)
+        return precision, area
 
     def _each(self, weights: np.ndarray, area: bool) -> np.ndarray:
         found = np.empty((1 + area, len(weights), len(self.classes)), weights.dtype)

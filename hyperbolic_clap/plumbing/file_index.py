@@ -52,7 +52,7 @@ class FileIndex:
         """
         if self.folder is None or (trust and self.verify):
             return None
-        entry = self._entry(path, kind)
+        entry = _entry(self.folder, path, kind)
         try:
             content = entry.read_bytes()
         except OSError:
@@ -83,7 +83,7 @@ class FileIndex:
             about |= seen | {"format": FORMAT, "path": _name(path)}
             content = save(arrays, {"about": json.dumps(about)})
             content = hashlib.sha256(content).digest() + content
-            write_atomic(self._entry(path, kind), lambda temporary: temporary.write_bytes(content))
+            write_atomic(_entry(self.folder, path, kind), lambda temporary: temporary.write_bytes(content))
         except OSError as error:
             where = f"the table of known files in {self.folder}"
             self._warn_once(f"{where} cannot be written ({error.strerror}); later runs read these files again")
@@ -106,8 +106,9 @@ class FileIndex:
             self.warned.add(beginning)
             warn(sentence)
 
-    def _entry(self, path: Path, kind: str) -> Path:
-        return self.folder / kind / f"{hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:32]}.known"
+
+def _entry(folder: Path, path: Path, kind: str) -> Path:
+    return folder / kind / f"{hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:32]}.known"
 
 
 def _name(path: Path) -> str:

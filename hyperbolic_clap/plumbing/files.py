@@ -22,7 +22,7 @@ HELD = (5, 32, 33)  # Windows' errors of a file that another program, a virus sc
 HELD_SECONDS = 5.0
 
 
-def write_atomic(path: Path, write: Callable[[Path], None], tidy: bool = True) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object], tidy: bool = True) -> None:
     """Let `write` fill a temporary file, then rename it to `path`: the file is absent or whole, never half.
 
     Holds for a kill and for a crash of the machine. An OSError names `path`. tidy: remove what a killed process left of
@@ -125,7 +125,7 @@ def _lock_on_windows(handle: int) -> bool:
     try:
         import msvcrt
 
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # to mypy this is Linux
     except ImportError:
         pass
     except OSError as error:

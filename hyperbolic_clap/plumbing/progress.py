@@ -16,6 +16,8 @@ BAR_AFTER = 3.0  # seconds; a step that is done sooner shows nothing
 class Lines(tqdm):
     """A bar where nobody sees one move, as in a log file: a line when it begins and one every LINE_SECONDS."""
 
+    disable: bool
+
     def __init__(self, **options):
         super().__init__(**options | {"mininterval": LINE_SECONDS, "miniters": 1})
 
@@ -34,7 +36,7 @@ class Lines(tqdm):
         """Nothing more is said."""
         if not self.disable:
             self.disable = True
-            self._decr_instances(self)
+            self._decr_instances(self)  # type: ignore[attr-defined]  # what tqdm's own close calls; no stubs name it
 
 
 def bar(desc: str, unit: str, total: float | None = None, delay: float = BAR_AFTER, **options) -> tqdm:

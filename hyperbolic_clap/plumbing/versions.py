@@ -41,4 +41,5 @@ def require_versions() -> None:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.match(r"[\d.]*\d", text)[0].split("."))
+    found = re.match(r"[\d.]*\d", text)
+    return tuple(int(number) for number in found[0].split(".")) if found else ()

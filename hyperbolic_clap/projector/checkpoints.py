@@ -51,7 +51,7 @@ def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
     """
     place = exported.locate(path, flag)
     # An exported projector has nothing left of its training, and none of it is used but to continue that.
-    nothing = {"optimizer_state_dict": {}, "identity": {}}
+    nothing: dict = {"optimizer_state_dict": {}, "identity": {}}
     content = nothing | exported.read(place, flag) if place.is_dir() else _read(place, flag)
     _check(f"{flag} {path}", content)
     return content

@@ -113,12 +113,12 @@ class Projector:
     def audio(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(N, embed_dim) audio embeddings -> the (N, D) vectors that are compared, on the device."""
         embeddings = embeddings.to(self.device)
-        return self.module.audio(embeddings) if self.trained else embeddings
+        return self.module.audio(embeddings) if self.module else embeddings
 
     def text(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(M, embed_dim) text embeddings -> the (M, D) vectors that are compared, on the device."""
         embeddings = embeddings.to(self.device)
-        return self.module.text(embeddings) if self.trained else embeddings
+        return self.module.text(embeddings) if self.module else embeddings
 
     def compare(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Vectors (N, D), (M, D) -> similarities (N, M)."""

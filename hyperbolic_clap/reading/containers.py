@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import mmap
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Bytes = bytes | mmap.mmap
 # What libsndfile cannot open: MP4/M4A, Matroska/WebM, ADTS AAC, Windows Media.
 FOREIGN = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"0&\xb2u"))
-IFF = {b"RIFF": "little", b"FORM": "big"}  # the forms of named chunks, and their byte order
+# The forms of named chunks, and their byte order.
+IFF: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
 SOUNDS = (b"RIFF", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff")
 UNEXPLAINED = 512  # bytes behind the end that may be the rest of a page or of a frame
 LOOK = 1 << 20  # bytes behind the end that are looked at

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import mmap
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -46,15 +47,18 @@ class Taker(Protocol):
     def add(self, block: np.ndarray, rate: int) -> None: ...
 
 
+Takes = TypeVar("Takes", bound=Taker)
+
+
 @dataclass
-class Reading:
+class Reading(Generic[Takes]):
     """One reader's way through a sound: `rate` in Hz, mono `frames`, what took them, and what was found on the way.
 
     cut: there is more than was asked for. lost, good: damaged packets and others. promise: the seconds that the
     container states. doubtful: bytes were left behind. notes: what of it all must be said.
     """
 
-    taker: Taker
+    taker: Takes
     rate: int = 0
     frames: int = 0
     cut: bool = False
@@ -72,7 +76,7 @@ class Reading:
 Blocks = Callable[[bytes | Path, Reading], Iterator[np.ndarray]]
 
 
-def read(source: bytes | Path, most: float | None, taker: Callable[[], Taker]) -> tuple[Reading, Blocks]:
+def read(source: bytes | Path, most: float | None, taker: Callable[[], Takes]) -> tuple[Reading[Takes], Blocks]:
     """Read encoded bytes or a file, `most` seconds of it -> the reading that got further, with its notes; its reader.
 
     most: None for all of it. taker: makes what takes the blocks, anew for each attempt.
@@ -80,30 +84,33 @@ def read(source: bytes | Path, most: float | None, taker: Callable[[], Taker]) -
     """
     with _looked_at(source) as data:
         foreign = containers.is_foreign(data)
-        first, error = (None, None) if foreign else _attempt(soundfile_blocks, source, most, taker())
-        whole = first and first.frames and (first.cut or not (first.doubtful or containers.is_joined(data)))
-        if whole or (error and error.reason == BAD_RATE):
-            return _noted(first, error, data), soundfile_blocks
+        first = None if foreign else _attempt(soundfile_blocks, source, most, taker())
+        if isinstance(first, RowError):
+            if first.reason == BAD_RATE:
+                raise first
+        elif first and first.frames and (first.cut or not (first.doubtful or containers.is_joined(data))):
+            return _noted(first, data), soundfile_blocks
         reader = av_blocks
-        second, why = _attempt(reader, source, most, taker())
-        if why and not why.lasting and foreign:
+        second = _attempt(reader, source, most, taker())
+        if isinstance(second, RowError) and not second.lasting and foreign:
             reader = librosa_blocks
-            second, why = _attempt(reader, source, most, taker())
-        if second and second.frames and (not first or second.seconds > first.seconds + SLACK):
-            return _noted(second, None, data), reader
-        if first and first.frames:
-            return _noted(first, None, data), soundfile_blocks
-        if first or second:
+            second = _attempt(reader, source, most, taker())
+        reached = first.seconds + SLACK if isinstance(first, Reading) else -math.inf
+        if isinstance(second, Reading) and second.frames and second.seconds > reached:
+            return _noted(second, data), reader
+        if isinstance(first, Reading) and first.frames:
+            return _noted(first, data), soundfile_blocks
+        if isinstance(first, Reading) or isinstance(second, Reading):
             error = RowError("empty audio")
-        elif foreign or why.reason == NO_TRACK:
-            error = why
+        else:
+            error = second if first is None or second.reason == NO_TRACK else first
         if isinstance(data, bytes) and len(data) >= MAX_BYTES:
             error = RowError(f"above {MAX_BYTES >> 20} MiB, of a form that cannot be read in part", str(error))
-        return _noted(None, error, data), soundfile_blocks
+        raise error
 
 
-def _attempt(reader: Blocks, source: bytes | Path, most: float | None, taker: Taker) -> tuple:
-    """(the reading, None), or (None, the RowError)."""
+def _attempt(reader: Blocks, source: bytes | Path, most: float | None, taker: Takes) -> Reading[Takes] | RowError:
+    """The reading, or why there is none."""
     about = Reading(taker)
     try:
         for block in reader(source, about):
@@ -115,14 +122,12 @@ def _attempt(reader: Blocks, source: bytes | Path, most: float | None, taker: Ta
             if about.cut:
                 break
     except RowError as error:
-        return None, error
-    return about, None
+        return error
+    return about
 
 
-def _noted(reading: Reading | None, error: RowError | None, data: containers.Bytes) -> Reading:
-    """The reading with its notes: what is missing of the sound, or is not as its header says; or `error`, raised."""
-    if error:
-        raise error
+def _noted(reading: Reading[Takes], data: containers.Bytes) -> Reading[Takes]:
+    """The reading with its notes: what is missing of the sound, or is not as its header says."""
     large = isinstance(data, bytes) and len(data) >= MAX_BYTES
     promise = containers.promised_seconds(data) or reading.promise or 0
     found = {
@@ -203,7 +208,7 @@ def av_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]:
         raise RowError("undecodable audio", f"the library av is missing: {first_line(error)}", lasting=False) from None
     options = {"format_whitelist": FORMS}
     try:
-        with _open(source) as opened, av.open(opened, options=options, metadata_errors="ignore") as file:
+        with _open(source) as opened, av.open(opened, "r", options=options, metadata_errors="ignore") as file:
             stream = file.streams.best("audio")
             if stream is None:
                 raise RowError(NO_TRACK)
@@ -213,7 +218,7 @@ def av_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]:
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
             with _looked_at(source) as data:
                 counted = file.format.name == "mp3" and containers.has_frame_count(data)
-            if (counted or file.format.name.startswith("mov")) and stream.duration:
+            if (counted or file.format.name.startswith("mov")) and stream.duration and stream.time_base:
                 about.promise = MOSTLY * float(stream.duration * stream.time_base)
             yield from _grouped(_av_frames(file.demux(stream), flac, av.FFmpegError, about))
     except RowError:
@@ -224,11 +229,13 @@ def av_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]:
         raise RowError("undecodable audio", f"{about.lost} of its {about.lost + about.good} packets are damaged")
 
 
-def _av_frames(packets: Iterator, flac: bool, errors: type, about: Reading) -> Iterator[np.ndarray]:
+def _av_frames(packets: Iterator, flac: bool, errors: type[Exception], about: Reading) -> Iterator[np.ndarray]:
     """The packets' samples as (n,) float32 mono of about.rate."""
     import soxr
 
-    end, damage, converter, packet = 0, False, (0, None), b""
+    end, damage = 0, False
+    converter: tuple[int, soxr.ResampleStream] | None = None
+    packet: Any = b""
     while packet is not None:
         try:
             packet = next(packets, None)
@@ -250,7 +257,7 @@ def _av_frames(packets: Iterator, flac: bool, errors: type, about: Reading) -> I
                 damage = False
             end = start + round(len(mono) * about.rate / rate)
             if rate != about.rate:  # a chained stream may have another
-                if converter[0] != rate:
+                if converter is None or converter[0] != rate:
                     converter = rate, soxr.ResampleStream(rate, about.rate, 1, np.float32)
                 mono = converter[1].resample_chunk(mono)
             yield mono

@@ -62,7 +62,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     page.in_disk = fitted(page)
     walks = [walked(page, f) for f in range(len(files))]
     return {
-        "files": [about_file(file, made and made.projector) for file, made in zip(files, page.made_of, strict=True)],
+        "files": [about_file(file, of.projector if of else None) for file, of in zip(files, page.made_of, strict=True)],
         "less": LESS_IS_BETTER,
         "tree_name": tree_name(page.tree),
         "groups": groups(page),
@@ -95,7 +95,7 @@ def tree_of(files: list[Results]) -> Ontology | None:
 
 def tree_name(tree: Ontology | None) -> str | None:
     """What the page calls it; None without one."""
-    return tree and ("AudioSet's tree" if tree is audioset() else "the taxonomy")
+    return None if tree is None else "AudioSet's tree" if tree is audioset() else "the taxonomy"
 
 
 def matched(files: list[Results], notes: list[str]) -> list[np.ndarray]:
@@ -133,8 +133,8 @@ def about_file(file: Results, projector: Projector | None) -> dict:
     trained = training_words(model)
     if trained is None and projector is not None:
         trained = training_words({"training": training(projector.content)})
-    counts = info.get("clips") if isinstance(info.get("clips"), dict) else {}
-    command = info.get("command") if isinstance(info.get("command"), list) else []
+    counts, command = info.get("clips"), info.get("command")
+    counts, command = counts if isinstance(counts, dict) else {}, command if isinstance(command, list) else []
     return describe(file) | {
         "command": " ".join(map(str, command)),
         "time": info.get("time"),
@@ -170,7 +170,7 @@ def groups(page: Page) -> list[str]:
     if page.tree is not None:
         return sorted({branch for branch in branches(page) if branch})
     carried = sum(file.targets.sum(axis=0) for file in page.files[:1] if file.keys)
-    commonest = np.argsort(-carried, kind="stable")[:GROUPS] if len(page.names) else []
+    commonest = np.argsort(-carried, kind="stable")[:GROUPS].tolist() if len(page.names) else []
     return [page.names[page.place[0][i]] for i in sorted(commonest)]
 
 
@@ -192,8 +192,8 @@ def ancestors(names: list[str], tree: Ontology | None) -> list[list[int]]:
     class_at = {int(node[0]): i for i, node in enumerate(nodes) if node is not None}
     found = []
     for node in nodes:
-        above = np.flatnonzero(tree.ancestors[node[0]]).tolist() if node is not None else []
-        found.append([class_at[a] for a in above if a in class_at and a != node[0]])
+        above = {int(a) for a in np.flatnonzero(tree.ancestors[node[0]]) if a != node[0]} if node is not None else set()
+        found.append([class_at[a] for a in sorted(above) if a in class_at])
     return found
 
 
@@ -266,18 +266,21 @@ def heard(page: Page, most: int) -> dict:
 def classes(page: Page, f: int) -> dict | None:
     """The figures of each class in a file, in the order of the page's names; null without predictions."""
     file, place = page.files[f], page.place[f]
-    if not file.depth or not file.valid.any():
+    here = np.flatnonzero(file.valid)
+    measures = Measures(file, here, min(TOP, file.depth), page.tree or audioset()) if file.depth and len(here) else None
+    if measures is None or measures.hits is None:
         page.notes.append(f"{file.label} has no figures by class, as it holds no predictions of labelled clips")
         return None
-    measures = Measures(file, np.flatnonzero(file.valid), min(TOP, file.depth), page.tree or audioset())
     found = measures.per_class()
-    ranked = found.precision is not None
+    ranked, figures = found.precision is not None, found.recall if found.precision is None else found.precision
     if not ranked:
         page.notes.append(f"{file.label} was tested without --save-scores, so classes show recall at {measures.k}")
     size = len(page.names)
-    value, support, confused = [None] * size, [0] * size, [None] * size
+    value: list[float | None] = [None] * size
+    confused: list[list[int] | None] = [None] * size
+    support = [0] * size
     wrong = ~measures.hits[:, 0]
-    for i, figure in enumerate(found.precision if ranked else found.recall):
+    for i, figure in enumerate(figures):
         true = measures.targets[:, i]
         support[place[i]] = int(true.sum())
         value[place[i]] = float(figure) if np.isfinite(figure) else None
@@ -367,7 +370,7 @@ def fitted(page: Page) -> tuple[TreeDisk, np.ndarray] | None:
 
 def tree_disk(page: Page) -> dict | None:
     """[name, class or -1, parent or -1, x, y] of each node, the root first, and how well the distances hold."""
-    if page.in_disk is None:
+    if page.in_disk is None or page.tree is None:
         return None
     found, rows = page.in_disk
     of_class = {int(row): j for j, row in enumerate(rows) if row >= 0}

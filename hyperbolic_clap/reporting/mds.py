@@ -135,9 +135,9 @@ def minimise(loss, start: torch.Tensor, steps: int) -> torch.Tensor:
     def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
         free = torch.from_numpy(flat).reshape(start.shape).requires_grad_()
         value = loss(free)
-        value.backward()
-        return value.item(), free.grad.numpy().ravel()
+        (slope,) = torch.autograd.grad(value, free)
+        return value.item(), slope.numpy().ravel()
 
-    options = {"maxiter": steps, "ftol": ENOUGH}
-    found = minimize(value_and_slope, start.numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
+    found = minimize(value_and_slope, start.numpy().ravel(), jac=True, method="L-BFGS-B",
+                     options={"maxiter": steps, "ftol": ENOUGH})  # fmt: skip
     return torch.from_numpy(found.x).reshape(start.shape)

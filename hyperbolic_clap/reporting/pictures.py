@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
+from typing import Literal
 
 from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError, log, printable
@@ -41,7 +42,7 @@ def draw_losses(setups: list[Path]):
     runs = [read_setup(path) for path in setups]
     measured = all(type(entry.get(name)) is float for setup in runs for entry in setup["epochs"] for name in METRICS)
     figure = Figure(figsize=(WIDTH, 5.6 if measured else 3.4), layout="constrained")
-    sharing = "row" if same_loss(runs) else False
+    sharing: Literal["row", "none"] = "row" if same_loss(runs) else "none"
     panels, *below = figure.subplots(1 + measured, len(runs), squeeze=False, sharey=sharing)
     for axes, setup in zip(below[0] if measured else (), runs, strict=measured):
         for (name, label), style in zip(METRICS.items(), ("-", "--", ":"), strict=True):
@@ -71,8 +72,8 @@ def draw_losses(setups: list[Path]):
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(axis="y", which="both", color="#dddddd", linewidth=0.6)
         panel.legend()
-    values = [entry[key] for setup in runs for entry in setup["epochs"] for key in ("train_loss", "val_loss")]
-    logarithmic = min(values) > 0 and max(values) > 2 * min(values)  # else a steep start flattens all that follows
+    losses = [entry[key] for setup in runs for entry in setup["epochs"] for key in ("train_loss", "val_loss")]
+    logarithmic = min(losses) > 0 and max(losses) > 2 * min(losses)  # else a steep start flattens all that follows
     for panel in panels if logarithmic else []:
         panel.set_yscale("log", base=2)
         panel.yaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.25, 1.5, 1.75)))

@@ -60,7 +60,7 @@ def content(files: list[Retrieval], comparison: dict, audio_clips: int) -> dict:
             page.notes.append(f"{file.label} is shown without what it finds: {error}")
     captions = [list(clip["captions"]) for clip in base.clips]
     queries = {"text_to_audio": text_queries(page), "audio_to_text": audio_queries(page)}
-    projectors = [made and made.projector for made in page.made]
+    projectors = [made.projector if made else None for made in page.made]
     return {
         "files": [about_file(as_results(file), of) for file, of in zip(files, projectors, strict=True)],
         "comparison": comparison,
@@ -108,7 +108,7 @@ def best(queries: torch.Tensor, compare) -> np.ndarray:
 
 def text_queries(page: Page) -> list[dict]:
     """{text, clip, ranks, found} of every caption of every clip: of each file its rank and the clips found, or null."""
-    found = []
+    found: list[dict[str, list[int]]] = []
     for made, rows in zip(page.made, page.rows, strict=True):
         if made is None:
             found.append({})
@@ -132,7 +132,7 @@ def rank_of(clip: dict, text: str) -> int:
 
 def audio_queries(page: Page) -> list[dict]:
     """{clip, ranks, found} of every clip: of each file the rank of its first own caption and the captions found."""
-    found = []
+    found: list[list[list[str]] | None] = []
     for made in page.made:
         if made is None:
             found.append(None)

@@ -76,7 +76,9 @@ def rebuild(file: Results, known: dict[tuple[DataConfig, EncoderConfig], Embedde
     projector = open_projector(ProjectorConfig(path), choose_device(encoder.device))
     if (data, encoder) not in known:
         _, pipeline = open_pipeline(data, encoder, ProjectorConfig(path))
-        known[data, encoder] = pipeline.embed(skip_unlabelled)
+        embedded = pipeline.embed(skip_unlabelled)
+        assert embedded is not None  # one process is rank 0
+        known[data, encoder] = embedded
     clips = known[data, encoder]
     audio, ids, names = clips.audio, clips.rows.video_ids, clips.classes.names
     if ids != [video for video, _ in file.keys]:

@@ -85,7 +85,7 @@ def _fit(start: torch.Tensor, wanted: torch.Tensor, distance) -> tuple[torch.Ten
 
     The first stays at 0. The scale, which is the curvature, is free.
     """
-    pairs = torch.triu_indices(*wanted.shape, 1)
+    pairs = torch.triu_indices(len(wanted), len(wanted), 1)
     true = wanted[tuple(pairs)]
 
     def relative(free: torch.Tensor) -> torch.Tensor:

@@ -93,19 +93,20 @@ def compare(files: list[Results], config: CompareConfig) -> dict:
         notes.append(f"{file.label} and {base.label} have {pair.clips} clips in common, "
                      + ("all of both" if pair.whole else f"of {len(file.keys)} and {len(base.keys)}"))
         both = [figures[g, rows.tobytes()] for g, rows in zip((0, f), pair.valid, strict=True)]
-        found = paired_intervals(*(side.drawn for side in both))
-        intervals.append(found if pair.whole else None)
+        change = paired_intervals(*(side.drawn for side in both))
+        intervals.append(change if pair.whole else None)
         if not pair.whole and both[0].size:
-            values = [cells(None, side.values | {"valid_samples": side.size}, k, notes) for side in both]
-            tables.append(table(f"the {pair.clips} common clips", [base, file], values, [None, found]))
-        if all(side.per_class is not None for side in both):
-            classes.append(class_changes(base, file, [side.per_class for side in both], config))
-    fewer = {entry["resamples"] for found in intervals if found for entry in found.values()} - {config.resamples}
+            values = [recomputed(side.values | {"valid_samples": side.size}) for side in both]
+            tables.append(table(f"the {pair.clips} common clips", [base, file], values, [None, change]))
+        per_class = [side.per_class for side in both if side.per_class is not None]
+        if len(per_class) == len(both):
+            classes.append(class_changes(base, file, per_class, config))
+    fewer = {entry["resamples"] for change in intervals if change for entry in change.values()} - {config.resamples}
     if fewer:
         notes.append(f"map, auc and d_prime have {min(fewer)} resamples instead of {config.resamples}, for time")
     tables.insert(0, table("all clips", files, every, intervals))
     if config.by_seed:
-        drawn = [figures[0, own[0].tobytes()].drawn]
+        drawn: list[dict | None] = [figures[0, own[0].tobytes()].drawn]
         drawn += [figures[f, pair.valid[1].tobytes()].drawn if pair and pair.whole else None
                   for f, pair in enumerate(pairs, 1)]
         tables.insert(0, table_by_seed(files, every, drawn, config, notes))
@@ -181,10 +182,15 @@ def describe(file: Results) -> dict:
     return told | ({"training": training} if training else {})
 
 
-def cells(file: Results | None, computed: dict, k: int, notes: list[str]) -> dict[str, dict]:
-    """{metric: {value, source, comparable}} of one file. file=None: of recomputed values alone."""
-    stored = file.metrics if file else {}
-    if file and file.keys:
+def recomputed(values: dict) -> dict[str, dict]:
+    """{metric: {value, source, comparable}} of values that no file stores."""
+    return {name: {"value": value, "source": "recomputed", "comparable": True} for name, value in values.items()}
+
+
+def cells(file: Results, computed: dict, k: int, notes: list[str]) -> dict[str, dict]:
+    """{metric: {value, source, comparable}} of one file."""
+    stored = file.metrics
+    if file.keys:
         computed = computed | {"valid_samples": int(file.valid.sum()), "total_samples": len(file.keys)}
     result = {}
     for name in {**stored, **computed}:
@@ -211,16 +217,16 @@ def table(title: str, files: list, values: list[dict], intervals: list[dict | No
     """The metrics of several files, with differences to the first; intervals[i] is None where i is unpaired."""
     rows = []
     for name in metric_names(values):
-        row = {"metric": name, "values": [column.get(name) for column in values], "differences": []}
+        row: dict = {"metric": name, "values": [column.get(name) for column in values], "differences": []}
         for column, found in zip(values[1:], intervals[1:], strict=True):
-            pair = values[0].get(name), column.get(name)
-            if None in pair or name in COUNTS:
+            before, after = values[0].get(name), column.get(name)
+            if before is None or after is None or name in COUNTS:
                 row["differences"].append(None)
                 continue
-            if not all(cell["comparable"] for cell in pair):
+            if not (before["comparable"] and after["comparable"]):
                 row["differences"].append({"difference": None, "paired": False, "note": "definition unknown"})
                 continue
-            entry = {"difference": pair[1]["value"] - pair[0]["value"], "paired": False, "note": "unpaired"}
+            entry: dict = {"difference": after["value"] - before["value"], "paired": False, "note": "unpaired"}
             if name in OVER_CLASSES:
                 entry["note"] = "over classes"
             elif found is not None:
@@ -235,8 +241,9 @@ def table(title: str, files: list, values: list[dict], intervals: list[dict | No
 
 def class_changes(base: Results, file: Results, pair: list[PerClass], config: CompareConfig) -> dict:
     """The classes that gained and lost most from base to file. pair: their classes on the common clips."""
-    by_ranking = all(side.precision is not None for side in pair)
-    before, after = (side.precision if by_ranking else side.recall for side in pair)
+    rankings = [side.precision for side in pair if side.precision is not None]
+    by_ranking = len(rankings) == len(pair)
+    before, after = rankings if by_ranking else [side.recall for side in pair]
     counts = pair[0].clips
     change = np.where(counts >= config.min_clips, after - before, np.nan)
     order = [i for i in np.argsort(change, kind="stable") if np.isfinite(change[i]) and change[i]]

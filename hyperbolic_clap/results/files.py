@@ -82,7 +82,7 @@ class Results:
     @cached_property
     def valid(self) -> np.ndarray:
         """(N,) bool: clips with a true class, the ones that metrics are about."""
-        return self.targets.any(axis=1)
+        return np.asarray(self.targets.any(axis=1))
 
 
 def training_words(model: dict) -> str | None:

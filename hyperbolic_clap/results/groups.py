@@ -125,24 +125,28 @@ def group_table(
         values = []
         for group in groups:
             found = [columns[i].get(name) for i in group.files]
-            values.append(None if None in found else [cell["value"] for cell in found])
-        cells = [one and {"value": float(np.mean(one)), "source": "mean", "comparable": True,
-                          "deviation": float(np.std(one, ddof=1)) if len(one) > 1 else None} for one in values]
-        row = {"metric": name, "values": cells, "differences": []}
+            there = [cell["value"] for cell in found if cell is not None]
+            values.append(there if len(there) == len(found) else None)
+        cells: list[dict | None] = [
+            None if one is None else
+            {"value": float(np.mean(one)), "source": "mean", "comparable": True,
+             "deviation": float(np.std(one, ddof=1)) if len(one) > 1 else None} for one in values
+        ]  # fmt: skip
+        row: dict = {"metric": name, "values": cells, "differences": []}
         for group, cell in zip(groups[1:], cells[1:], strict=True):
             if cell is None or cells[0] is None:
                 row["differences"].append(None)
                 continue
-            entry = {"difference": cell["value"] - cells[0]["value"], "paired": False, "note": "unpaired"}
+            entry: dict = {"difference": cell["value"] - cells[0]["value"], "paired": False, "note": "unpaired"}
             if name in OVER_CLASSES:
                 row["differences"].append(entry | {"note": "over classes"})
                 continue
-            sides = [[drawn[i] for i in one.files] for one in (groups[0], group)]
-            if all(side is not None for both in sides for side in both):
+            a, b = ([side for i in one.files if (side := drawn[i]) is not None] for one in (groups[0], group))
+            if (len(a), len(b)) == (len(groups[0].files), len(group.files)):
                 entry["note"] = "needs scores"
-                if all(name in side for both in sides for side in both):
+                if all(name in side for side in [*a, *b]):
                     paired = len(group.seeds) > 1 and group.seeds == groups[0].seeds
-                    ends = interval_over_seeds(*([side[name] for side in both] for both in sides), paired, seed)
+                    ends = interval_over_seeds([side[name] for side in a], [side[name] for side in b], paired, seed)
                     entry |= {"paired": True, "note": None if ends else "not finite"}
                     entry |= dict(zip(("low", "high"), ends, strict=True)) if ends else {}
             row["differences"].append(entry)

@@ -62,7 +62,8 @@ def queries(clips: list[dict], way: str) -> Queries:
 
 def compare_retrieval(files: list[Retrieval], config: CompareConfig) -> dict:
     """Retrieval results, the baseline first -> a comparison in the form of results.compare.compare."""
-    base, notes = files[0], []
+    base = files[0]
+    notes: list[str] = []
     values = [_values(file.clips) for file in files]
     shared_with = [_shared(base, file, notes) for file in files[1:]]
     intervals: list[dict | None] = [None]

@@ -141,8 +141,8 @@ def heading(text: str, markdown: bool) -> str:
 def grid(head: list[str], rows: list[list[str]], markdown: bool) -> str:
     """A table: the first column to the left, the others to the right."""
     if markdown:
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-        escaped = [[cell.strip().replace("|", "\\|") for cell in line] for line in lines]
+        table = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        escaped = [[cell.strip().replace("|", "\\|") for cell in line] for line in table]
         return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = [

@@ -52,10 +52,10 @@ class Adam:
                     self.state[parameter] = {"step": step, "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
                 state = self.state[parameter]
                 state["step"] += 1
-                moments = [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]]
                 torch._fused_adam_(
-                    [parameter], [parameter.grad], *moments, lr=group["lr"], beta1=beta1, beta2=beta2,
-                    weight_decay=0, eps=group["eps"], amsgrad=False, maximize=False,
+                    [parameter], [parameter.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+                    lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=0, eps=group["eps"], amsgrad=False,
+                    maximize=False,
                 )  # fmt: skip
 
     def _numbers(self) -> dict[torch.nn.Parameter, int]:

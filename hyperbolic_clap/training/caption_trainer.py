@@ -17,7 +17,7 @@ class CaptionTrainer(Trainer):
     and a caption that two clips share is one of both.
     """
 
-    def __init__(self, config: TrainConfig, audio, pairs: torch.Tensor, text, train, validation):
+    def __init__(self, config: TrainConfig, audio, pairs, text, train, validation):
         self.pairs = np.asarray(pairs.cpu())
         self.starts = np.searchsorted(self.pairs[:, 0], np.arange(len(audio) + 1))
         super().__init__(config, audio, None, text, train, validation)

@@ -77,10 +77,11 @@ def fit(
     audio, targets, text = (tensor.to(model.device) for tensor in clips.tensors())
     about = _about(config, clips, split, model.embedder)
     trainer = (CaptionTrainer if config.captions else Trainer)(config, audio, targets, text, train, validation)
-    calibrated = not config.captions and not config.prototypes  # what prototypes add is no part of the logits
+    # What prototypes add is no part of the logits.
+    calibrated = clips.classes.names if isinstance(clips, EmbeddedClips) and not config.prototypes else None
     done = output.resume(about, trainer)
     for figures in () if output.should_stop_early(config.patience) else trainer.epochs(first=done + 1):
-        fitted = calibration(trainer, clips.classes.names) if calibrated else {}
+        fitted = calibration(trainer, calibrated) if calibrated else {}
         output.keep(figures | trainer.state() | about() | fitted)
         tracker.log(figures["epoch"], figures)
         log.info(describe(figures, output.best["epoch"]))

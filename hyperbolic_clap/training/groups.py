@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +50,7 @@ def groups(folder: ParquetFolder, rows: Rows, column: str) -> np.ndarray:
     return np.array([place.setdefault(value, len(place)) for value in own])
 
 
-def _values(file, column: str, wanted: Sequence) -> list:
+def _values(file, column: str, wanted: np.ndarray) -> list:
     try:
         with pa.memory_map(str(file)) as source:
             return pq.read_table(source, columns=[column])[column].take(pa.array(wanted)).to_pylist()

@@ -9,6 +9,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,13 +24,14 @@ from hyperbolic_clap.training.adam import Adam
 class RunFolder:
     """Files of one training run, each written whole or not at all, so that a kill at any moment leaves no half file.
 
-    setup: the content of setup.json, kept current by `keep`. best: the record of the best epoch so far, by _order.
+    setup: the content of setup.json, kept current by `keep`.
     select_by: of SELECT_BY, what the best epoch is best in. kept: "all" checkpoints, or "best", with the last one.
     """
 
     def __init__(self, folder: Path, setup: dict, resume: bool, select_by: str = "val_loss", kept: str = "all"):
         self.select_by, self.kept = select_by, kept
-        self.folder, self.setup, self.resuming, self.best = folder, setup, resume, None
+        self.folder, self.setup, self.resuming = folder, setup, resume
+        self._best: dict | None = None
         self._hold()
         remove_stale(folder, seconds=0)  # a folder belongs to one run, so they are of one that was killed
         earlier = [*folder.glob("*projection_epoch_*.pth"), *folder.glob("setup.json")]
@@ -62,11 +64,11 @@ class RunFolder:
         moved = []
         try:
             for path in earlier:
-                patiently(lambda path=path: path.rename(aside / path.name))
+                patiently(partial(path.rename, aside / path.name))
                 moved.append(path)
         except OSError as error:
             for done in moved:
-                patiently(lambda path=done: (aside / path.name).rename(path))
+                patiently(partial((aside / done.name).rename, done))
             aside.rmdir()
             raise UserError(
                 f"{path} of an earlier run cannot be moved aside ({error.strerror or error}); close what uses it, or "
@@ -167,9 +169,9 @@ class RunFolder:
         figures = {name: _figure(content, name) for name in FIGURES}
         figures |= {name: content[name] for name in VALIDATED if name in content}
         self.setup["epochs"].append(figures)
-        if self.best is not None and self._order(figures) >= self._order(self.best):
+        if self._best is not None and self._order(figures) >= self._order(self.best):
             return False
-        self.best = figures
+        self._best = figures
         self.setup["best_epoch"] = figures["epoch"]
         return True
 
@@ -187,7 +189,14 @@ class RunFolder:
 
     def should_stop_early(self, patience: int | None) -> bool:
         """Whether none of the last `patience` epochs is better, by _order, than the best before; None: never."""
-        return bool(patience and self.best and self.setup["epochs"][-1]["epoch"] - self.best["epoch"] >= patience)
+        return bool(patience and self._best and self.setup["epochs"][-1]["epoch"] - self.best["epoch"] >= patience)
+
+    @property
+    def best(self) -> dict:
+        """The record of the best epoch so far, by _order; ValueError before the first."""
+        if self._best is None:
+            raise ValueError(f"no epoch of {self.folder} is finished yet")
+        return self._best
 
     @property
     def best_path(self) -> Path:

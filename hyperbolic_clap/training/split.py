@@ -16,14 +16,14 @@ from hyperbolic_clap.reading.arrays import arrow, coded, numbers
 ROWS_AT_ONCE = 4096  # that are hashed at once
 
 
-def split_by_video(videos: Sequence, train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def split_by_video(videos: Sequence | np.ndarray, train_ratio: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the training and the validation clips; clips of one video stay on one side.
 
     videos (N,): which video each clip is of, as numbers (Rows.videos) or as texts.
     """
-    as_numbers = isinstance(videos, np.ndarray) and videos.dtype.kind == "i"
-    videos = numbers(coded(arrow(videos) if as_numbers else pa.array(videos)).indices)
-    sizes = np.bincount(videos)
+    column = arrow(videos) if isinstance(videos, np.ndarray) and videos.dtype.kind == "i" else pa.array(videos)
+    video = numbers(coded(column).indices)
+    sizes = np.bincount(video)
     if len(sizes) < 2:
         raise UserError(f"{len(videos)} usable clips of {len(sizes)} video cannot be split; two videos are needed")
     order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).numpy()
@@ -34,7 +34,7 @@ def split_by_video(videos: Sequence, train_ratio: float, seed: int) -> tuple[tor
     count = min(len(sizes) - 1, len(sizes) if fits.all() else int(fits.argmin()))
     in_training = np.zeros(len(sizes), bool)
     in_training[order[:count]] = True
-    side = in_training[videos]
+    side = in_training[video]
     return torch.from_numpy(np.flatnonzero(side)), torch.from_numpy(np.flatnonzero(~side))
 
 

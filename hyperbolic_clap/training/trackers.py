@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from hyperbolic_clap.plumbing.errors import UserError, log
@@ -16,6 +17,8 @@ from hyperbolic_clap.plumbing.errors import UserError, log
 
 def require(kind: str | None) -> None:
     """UserError with the pip command if the package of --log-to is missing, before a training touches any file."""
+    if kind is None:
+        return
     try:
         if kind == "tensorboard":
             import torch.utils.tensorboard  # noqa: F401
@@ -37,7 +40,7 @@ class NoTracker:
         """Finish what is written."""
 
 
-class TensorBoard:
+class TensorBoard(NoTracker):
     """Event files in FOLDER/tensorboard."""
 
     def __init__(self, folder: Path):
@@ -57,7 +60,7 @@ class TensorBoard:
         self.writer.close()
 
 
-class SwanLab:
+class SwanLab(NoTracker):
     """A run in FOLDER/swanlab, in SwanLab's local mode: no account, nothing leaves the machine."""
 
     def __init__(self, folder: Path):
@@ -83,8 +86,9 @@ def numbers(figures: dict) -> dict[str, float]:
     return {k: v for k, v in figures.items() if type(v) in (int, float) and k != "epoch" and math.isfinite(v)}
 
 
-def open_tracker(kind: str | None, folder: Path) -> NoTracker | TensorBoard | SwanLab:
+def open_tracker(kind: str | None, folder: Path) -> NoTracker:
     """The tracker of --log-to, writing under `folder`."""
     if kind is None:
         return NoTracker()
-    return {"tensorboard": TensorBoard, "swanlab": SwanLab}[kind](folder)
+    trackers: dict[str, Callable[[Path], NoTracker]] = {"tensorboard": TensorBoard, "swanlab": SwanLab}
+    return trackers[kind](folder)
