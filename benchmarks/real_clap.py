@@ -1,17 +1,17 @@
-"""Real weights and real data in one command: zero-shot and trained projectors on ESC-50, UrbanSound8K, FSD50K, AudioSet.
+"""Real weights and real data in one command: zero-shot and trained, on ESC-50, UrbanSound8K, FSD50K, AudioSet.
 
     python benchmarks/real_clap.py --checkpoint laion/larger_clap_general --output-dir real_clap \\
         --esc50 ESC-50-master --urbansound8k UrbanSound8K --fsd50k FSD50K --audioset Datasets/AudioSet
 
-Any subset of the data sets, each as it is unpacked (AudioSet: parquet files in train_balanced/ and eval/, or in the
-hub's data/bal_train/ and data/eval/). For each:
-the official folds or split, zero-shot cosine with the stated prompts, and cosine, flat and hyperbolic projectors at 512 and
-16 dimensions. A projector's learning rate is chosen on validation clips (another fold, the official split, or a fifth of the
-videos) by the same search for every similarity; the tested clips choose nothing. Differences carry the 95 % interval of
-a bootstrap over clips and seeds. OUTPUT_DIR gets real_clap.json, real_clap.md to paste, and what was trained.
+Any subset of the data sets will do, each as it is unpacked (AudioSet: parquet files in train_balanced/ and eval/, or in
+the hub's data/bal_train/ and data/eval/). Each gets the official folds or split, zero-shot cosine with the stated
+prompts, and cosine, flat and hyperbolic projectors at 512 and 16 dimensions. A projector's learning rate is chosen on
+validation clips (another fold, the official split, or a fifth of the videos) by the same search for every similarity;
+the tested clips choose nothing. Differences carry the 95 % interval of a bootstrap over clips and seeds. OUTPUT_DIR
+gets real_clap.json, real_clap.md to paste, and what was trained.
 
-It works unattended: embeddings and trained projectors are kept, so that the same command after an interruption goes on where
-it was. benchmarks/sound_sets.py says what each data set must look like and where the published figures come from.
+It works unattended: embeddings and trained projectors are kept, so the same command goes on where it was after an
+interruption. benchmarks/sound_sets.py says what each data set must look like and where the published figures come from.
 """
 
 from __future__ import annotations
