@@ -42,7 +42,7 @@ def parser() -> Parser:
     add("--output-json", type=Path, default=None, help="also write the comparison as JSON")
     add("--markdown", default=None, metavar="FILE", help="also write it as Markdown (- for stdout, instead of text)")
     add("--report", type=Path, default=None, metavar="FILE", help="also write one page for a browser, with clips "
-        "to listen to, the classes, the Poincare disk and the way to the root (.html)")
+        "to listen to, the classes, the Poincare disk and the traversal to the root (.html)")
     add("--audio-clips", type=at_least(1), default=1000, help="clips of the report that can be played (default: 1000)")
     add("--no-audio", action="store_true", help="a report without sound")
     add("--seed", type=at_least(0), default=0, help="of the bootstrap (default: 0)")

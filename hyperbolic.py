@@ -58,7 +58,7 @@ def _norm(x):
 
 
 def expmap0(v, c):
-    """Walk from the origin along the geodesic with initial velocity v and return the end point.
+    """Follow the geodesic from the origin with initial velocity v and return its end point.
 
     R tanh(|v|/R) v/|v|. Shape (..., D) -> (..., D); tangent coordinates -> ball coordinates, |result| <= R,
     with equality by rounding from |v| ~ 9 R (float32) or 19 R (float64) on. ValueError for a bad c or shape.

@@ -63,7 +63,7 @@ def parser() -> Parser:
     add = parser.add_argument
     add("--top-k", type=at_least(1), default=5, help="classes shown of each file (default: 5)")
     add("--branches", action=argparse.BooleanOptionalAction, default=False,
-        help="answer the inner classes of AudioSet's tree by the texts of their branches (default: off)")
+        help="answer the superclasses of AudioSet's tree by the texts of their subtrees (default: off)")
     add("--output-json", type=Path, default=None, help="also write the tags as JSON")
     add("--timeline", action="store_true", help="tag the moments of each file instead of the whole")
     add("--window", type=positive, default=2.0, help="seconds heard at a time, up to 10 (default: 2.0)")

@@ -1,17 +1,17 @@
-"""Real weights and real data in one command: zero-shot and trained heads on ESC-50, UrbanSound8K, FSD50K, AudioSet.
+"""Real weights and real data in one command: zero-shot and trained, on ESC-50, UrbanSound8K, FSD50K, AudioSet.
 
     python benchmarks/real_clap.py --checkpoint laion/larger_clap_general --output-dir real_clap \\
         --esc50 ESC-50-master --urbansound8k UrbanSound8K --fsd50k FSD50K --audioset Datasets/AudioSet
 
-Any subset of the data sets, each as it is unpacked (AudioSet: parquet files in train_balanced/ and eval/, or in the
-hub's data/bal_train/ and data/eval/). For each:
-the official folds or split, zero-shot cosine with the stated prompts, and cosine, flat and hyperbolic heads at 512 and
-16 dimensions. A head's learning rate is chosen on validation clips (another fold, the official split, or a fifth of the
-videos) by the same search for every similarity; the tested clips choose nothing. Differences carry the 95 % interval of
-a bootstrap over clips and seeds. OUTPUT_DIR gets real_clap.json, real_clap.md to paste, and what was trained.
+Any subset of the data sets will do, each as it is unpacked (AudioSet: parquet files in train_balanced/ and eval/, or in
+the hub's data/bal_train/ and data/eval/). Each gets the official folds or split, zero-shot cosine with the stated
+prompts, and cosine, flat and hyperbolic projectors at 512 and 16 dimensions. A projector's learning rate is chosen on
+validation clips (another fold, the official split, or a fifth of the videos) by the same search for every similarity;
+the tested clips choose nothing. Differences carry the 95 % interval of a bootstrap over clips and seeds. OUTPUT_DIR
+gets real_clap.json, real_clap.md to paste, and what was trained.
 
-It works unattended: embeddings and trained heads are kept, so that the same command after an interruption goes on where
-it was. benchmarks/sound_sets.py says what each data set must look like and where the published figures come from.
+It works unattended: embeddings and trained projectors are kept, so the same command goes on where it was after an
+interruption. benchmarks/sound_sets.py says what each data set must look like and where the published figures come from.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parser() -> Parser:
     add("--output-dir", type=Path, default=Path("real_clap"), help="default: ./real_clap")
     add("--device", default="cuda:0", help="default: cuda:0; the CPU if there is no CUDA")
     add("--prompt", type=template, default="This is a sound of {label}.", help="default: 'This is a sound of {label}.'")
-    add("--seeds", type=at_least(1), default=3, help="trainings of each head (default: 3)")
+    add("--seeds", type=at_least(1), default=3, help="trainings of each projector (default: 3)")
     add("--dims", type=at_least(2), nargs="+", default=[512, 16], help="default: 512 16")
     add("--epochs", type=at_least(1), default=10, help="default: 10")
     add("--limit", type=at_least(1), default=None, help="only the first N clips of each class of a fold, for a trial")
@@ -230,7 +230,7 @@ class Work:
         return cosine_similarity(part.audio, text).numpy()
 
     def _head(self, number: int, side: str, dim: int) -> tuple[float, list]:
-        """The learning rate that validation chooses for a head in a round, and its test scores for each seed."""
+        """The learning rate that validation chooses for a projector in a round, and its test scores for each seed."""
         from hyperbolic_clap.plumbing.config import TrainConfig
 
         base = TrainConfig(epochs=self.args.epochs, output_dim=dim, **SIDES[side])

@@ -84,7 +84,7 @@ def render(report: dict) -> str:
         spent = found["seconds"]
         lines += [f"**{name}**, {found['classes']} classes, clips {clips}; embedding {spent['embedding']:.0f} s, all "
                   f"{spent['all']:.0f} s. Percent, mean +- deviation over seeds; learning rates chosen on validation "
-                  "clips.", "", "| head | prompt | dimensions | acc@1 | acc@5 | map | map_samples |",
+                  "clips.", "", "| projector | prompt | dimensions | acc@1 | acc@5 | map | map_samples |",
                   "|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
         for row in found["rows"]:
             lines.append(_line(row["head"], f"`{row['prompt']}`", row["dims"], *(_spread(row, m) for m in METRICS)))

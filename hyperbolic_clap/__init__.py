@@ -2,5 +2,5 @@
 
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036, who has an older one is told
+if sys.version_info < (3, 10):  # noqa: UP036, an older Python is named in the error
     sys.exit(f"error: Python 3.10 or newer is needed, and this is {sys.version.split()[0]}")

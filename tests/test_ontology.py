@@ -54,7 +54,7 @@ def test_ancestors_follow_every_parent(tree):
 def test_every_class_is_found_and_has_a_branch(tree, names):
     nodes, reason = tree.find(names)
     assert reason is None and len(nodes) == 527
-    assert len({tree.branch(node) for node in nodes}) == 7
+    assert len({tree.top_level(node) for node in nodes}) == 7
 
 
 def test_metrics_of_one_wrong_and_one_right_answer(names):

@@ -163,14 +163,14 @@ def test_the_disk_shows_what_was_fitted(trained, results):
 
     from hyperbolic_clap.plumbing.flags import data_config, encoder_config
     from hyperbolic_clap.reporting import disk
-    from hyperbolic_clap.reporting.mds import flatten
+    from hyperbolic_clap.reporting.mds import hyperbolic_mds
 
     figure = figure_of("disk", trained, results)
     (axes,) = figure.axes
     args = arguments("disk", trained, results)
     clips, projector = disk.embed(data_config(args), encoder_config(args), args.projection_checkpoint)
     c = projector.c
-    flat = flatten(projector.text(clips.text), projector.audio(clips.audio), c)
+    flat = hyperbolic_mds(projector.text(clips.text), projector.audio(clips.audio), c)
     assert f"527 class texts and 12 clips in the Poincare disk (c = {c:g})" in captions(figure)
     assert f"with stress {flat.stress:.3f}" in captions(figure) and f"plane: {flat.flat_stress:.3f}" in captions(figure)
     groups = [group.get_offsets() for group in axes.collections if isinstance(group, PathCollection)][:-2]  # legend's

@@ -90,7 +90,7 @@ def test_a_similarity_goes_through_comparison_report_export_and_disk(two_models,
     content = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     disks = [np.array(disk["texts"], float) for disk in content["disks"]]
     assert content["disks"][1]["c"] == 0.5 and np.abs(disks[0] - disks[1]).max() < 0.01
-    assert content["walks"][0]["share"] == content["walks"][1]["share"]
+    assert content["traversals"][0]["share"] == content["traversals"][1]["share"]
     checkpoint = home / "lorentz" / "projection_epoch_2.pth"
     here("export_projector.py", checkpoint, "--output-dir", home / "shared")
     assert "Lorentz" in (home / "shared" / "README.md").read_text(encoding="utf-8")

@@ -82,7 +82,7 @@ def test_the_page_holds_what_was_tested(tested, made):
             assert {data["names"][j] for j in truth} == set(entry["ground_truth_human_labels"])
         figure = content["ontology"]["way_to_root"]
         assert figure["share"] is not None
-        assert {name: data["walks"][f][name] for name in ("share", "low", "high", "clips", "shuffled")} == {
+        assert {name: data["traversals"][f][name] for name in ("share", "low", "high", "clips", "shuffled")} == {
             name: figure[name] for name in ("share", "low", "high", "clips", "shuffled")}
         values = [value for value in data["classes"][f]["value"] if value is not None]
         assert np.mean(values) == pytest.approx(content["metrics"]["map"], abs=1e-6)
@@ -123,13 +123,13 @@ def test_what_cannot_be_had_is_left_out_with_a_sentence(tested, tmp_path):
     assert data["names"][-1] == HOSTILE and len(data["names"]) == 9  # of two class lists
     assert "b was tested without --save-scores, so its confidence cannot be drawn" in notes
     assert "a does not say which clips and model it was made of" in notes and "no clip can be played" in notes
-    assert data["disks"] == data["walks"] == data["nearest"] == [None] * 4 and data["sounds"] == {}
+    assert data["disks"] == data["traversals"] == data["nearest"] == [None] * 4 and data["sounds"] == {}
     assert data["classes"][1]["measure"] == "recall at 3" and data["classes"][2] is None
     gone = changed(tested / "results_hyperbolic.json", tmp_path / "gone.json",
                    lambda content: content["test_info"]["arguments"].update(parquet_dir="nowhere/at/all"))
     data = report(tmp_path / "y.html", gone, tested / "results_plain.json", "--no-audio")
-    assert "gone is shown without nearest clips, disk and way to the root: --parquet-dir nowhere" in data["notes"][0]
-    assert data["disks"] == [None, None] and data["walks"][1] is not None
+    assert "gone is shown without nearest clips, disk and traversal to the root: --parquet-dir now" in data["notes"][0]
+    assert data["disks"] == [None, None] and data["traversals"][1] is not None
 
     def foreign(content):
         for entry in content["predictions"]:
@@ -337,13 +337,13 @@ def test_classes_of_ones_own_have_colours_and_no_tree(visit, tmp_path):
     names = [f"own class {i}" for i in range(8)]
     files = [write_results(tmp_path / f"{name}.json", names=names, seed=i) for i, name in enumerate("ab")]
     data = report(tmp_path / "x.html", *files)
-    assert data["groups"] == data["branches"] == names and data["tree_name"] is None
-    assert data["tree"] == [] and data["walks"] == [None, None] and not any(data["ancestors"])
+    assert data["groups"] == data["group_of"] == names and data["tree_name"] is None
+    assert data["tree"] == [] and data["traversals"] == [None, None] and not any(data["ancestors"])
     page = visit(tmp_path / "x.html", viewport={"width": 400, "height": 800})
-    assert page.locator("#way").count() == 0 and "Way to the root" not in page.inner_text("body")
+    assert page.locator("#way").count() == 0 and "Traversal" not in page.inner_text("body")
     assert page.locator("#verdict details[open]").count() == 0
     assert page.evaluate("document.querySelector('#verdict').offsetHeight") < 900
-    assert page.evaluate("new Set(data.groups.map(branchColour)).size") == 8
+    assert page.evaluate("new Set(data.groups.map(groupColour)).size") == 8
     assert page.evaluate("[0.7, 1, 0.043, 12].map(ticks)") == [
         [0, 0.2, 0.4, 0.6, 0.8], [0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.01, 0.02, 0.03, 0.04, 0.05], [0, 5, 10, 15]]
     assert page.evaluate("data.less.includes('mean_rank')")
@@ -359,7 +359,7 @@ def test_a_taxonomy_takes_the_place_of_the_tree(visit, tested, tmp_path):
     assert content["test_info"]["taxonomy"]["Piano"] == ["others"]
     assert 2 <= content["ontology"]["wrong_top1_distance"] <= 4  # one branch or two
     data = report(tmp_path / "x.html", tmp_path / "own_plain.json", tested / "results_plain.json", "--no-audio")
-    assert data["groups"] == ["others", "tones"] and data["branches"][data["names"].index("Piano")] == "others"
+    assert data["groups"] == ["others", "tones"] and data["group_of"][data["names"].index("Piano")] == "others"
     assert {name for name, *_ in data["tree_disk"]["nodes"]} == {"(all sounds)", "others", "tones", *CLASSES}
     page = visit(tmp_path / "x.html")
     assert "The taxonomy" in page.inner_text("#classes") and "The nodes of the taxonomy" in page.inner_text("#disk")
@@ -520,7 +520,7 @@ def test_the_way_to_the_root_marks_ancestors(visit, made):
     page.locator("#way").get_by_label("clip", exact=True).press("Enter")
     truth = data["clips"]["truth"][3]
     above = {a for j in truth for a in data["ancestors"][j]}
-    chains = [walk["clips_met"][3] for walk in data["walks"]]
+    chains = [found["clips_met"][3] for found in data["traversals"]]
     assert page.locator("#way .chain li").count() == sum(map(len, chains))
     assert page.locator("#way .chain li.above").count() == sum(j in above for chain in chains for j in chain)
     page.locator("#way").get_by_label("class", exact=True).fill("Piano")
@@ -535,7 +535,7 @@ def test_the_keyboard_alone(visit, made):
     for _ in range(20):
         page.keyboard.press("Tab")
         seen.append(page.evaluate(focused))
-    assert seen[:6] == ["Verdict", "Clips", "Classes", "Disk", "Way to the root", "Confidence"]
+    assert seen[:6] == ["Verdict", "Clips", "Classes", "Disk", "Traversal", "Confidence"]
     page.locator("#clips thead button").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("#clips th[aria-sort=ascending]").count() == 1
@@ -544,7 +544,7 @@ def test_the_keyboard_alone(visit, made):
     page.keyboard.press("ArrowLeft")
     assert np.abs(points(page) - before).max() > 0.01
     page.keyboard.press("Enter")
-    assert page.locator("#disk").get_by_role("button", name="Way to the root").count() == 1
+    assert page.locator("#disk").get_by_role("button", name="Traversal").count() == 1
     page.keyboard.press("Home")
     assert np.abs(points(page) - before).max() < 1e-9
     page.locator("#classes summary").first.focus()
@@ -616,7 +616,7 @@ def test_twenty_thousand_clips_open_quickly(visit, made, tmp_path):
     data, times = json.loads(json.dumps(made[1])), 667
     clips = data["clips"] | {name: data["clips"][name] * times for name in ("truth", "sample")}
     clips |= {"id": [f"v{i}" for i in range(30 * times)], "best": [best * times for best in clips["best"]]}
-    data |= {"clips": clips, "nearest": [None, None], "walks": [None, None]}
+    data |= {"clips": clips, "nearest": [None, None], "traversals": [None, None]}
     (tmp_path / "x.html").write_text(assemble(data), encoding="utf-8")
     few, page = visit(made[0]), visit(tmp_path / "x.html")
     assert "20010 of 20010 clips" in page.inner_text("#clips") and len(shown(page)) == 25

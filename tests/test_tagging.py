@@ -324,7 +324,7 @@ def test_a_branch_has_the_prototypes_of_its_members():
         tagger = object.__new__(Tagger)  # without an encoder
         tagger.projector, tagger.names, tagger.text = Projector(None, torch.device("cpu")), ["Dog"], torch.eye(4)[:1]
         tagger.projector.content, tagger.projector.probability = content, lambda scores: scores
-        tagger.branches = {0: (torch.eye(4)[:2], ["Dog", "Bark"])}
+        tagger.subtrees = {0: (torch.eye(4)[:2], ["Dog", "Bark"])}
         found.append(tagger.probabilities(torch.eye(4)[:1])[0, 0])
     # Dog: 1; Bark: 0, and 0.5 more by its prototype.
     assert found[1] > found[0]

@@ -18,22 +18,22 @@ from hyperbolic_clap.projector.opening import Model
 
 
 class Tagger:
-    """A model over its class list. branches: superclasses of AudioSet's tree are answered by subtrees.
+    """A model over its class list. subtrees: superclasses of AudioSet's tree are answered by those below.
 
     background: texts that compete with the classes of a timeline and are not reported. reason: why it has no
     probabilities, None where it has.
     """
 
-    def __init__(self, model: Model, branches: bool, background: Sequence[str] = ()):
+    def __init__(self, model: Model, subtrees: bool, background: Sequence[str] = ()):
         self.projector, self.embedder, self.names = model.projector, model.embedder, model.classes.names
         self.reason = None if self.projector.trained else "plain cosine has no trained logit scale and bias"
         self.text = self._vectors(self.names)
         self.background_names = list(background)
         self.background = self._vectors(self.background_names) if background else None
         tree = audioset()
-        expands = branches and tree.find(self.names)[0] is not None
+        expands = subtrees and tree.find(self.names)[0] is not None
         below = {i: subtree_of(name, tree) for i, name in enumerate(self.names)} if expands else {}
-        self.branches = {i: (self._vectors(members), members) for i, members in below.items() if members}
+        self.subtrees = {i: (self._vectors(members), members) for i, members in below.items() if members}
 
     def _vectors(self, names: list[str]) -> torch.Tensor:
         return self.projector.text(self.embedder.texts_of(names))
@@ -48,7 +48,7 @@ class Tagger:
         audio = self.projector.audio(embeddings)
         similarity = self.projector.compare(audio, self.text)
         similarity = self.projector.with_prototypes(similarity, embeddings, self.names).clone()
-        for i, (text, members) in self.branches.items():
+        for i, (text, members) in self.subtrees.items():
             below = self.projector.with_prototypes(self.projector.compare(audio, text), embeddings, members)
             similarity[:, i] = log_sum_exp(below, self.projector.logit_scale_value).to(similarity.dtype)
         return similarity.cpu().numpy()
@@ -94,7 +94,7 @@ class Tagger:
         return labels(self.hear(path, config.window, config.hop), self.names, self.thresholds(config.threshold), config)
 
     def hear(self, path: Path, window: float, hop: float) -> Heard:
-        """A recording window by window. A window that is no use has no probabilities; it is told.
+        """A recording window by window. A window that cannot be used has no probabilities and is reported.
 
         RowError for what is no sound.
         """

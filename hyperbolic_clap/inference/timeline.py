@@ -30,7 +30,7 @@ class TimelineConfig:
 
 @dataclass(frozen=True)
 class Heard:
-    """A recording as its W windows. level in dB below full scale; probability (W, M), NaN where a window is no use.
+    """A recording as its W windows. level in dB below full scale; probability (W, M), NaN where it cannot be used.
 
     start, end: of what a window speaks for, in seconds: the hop in its middle, of the first and last their outer half
     too. competing (W, M) bool: whether the class is more similar than every background text.

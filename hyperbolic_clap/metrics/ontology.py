@@ -1,7 +1,7 @@
 """AudioSet's ontology, or a taxonomy of one's own: which class lies below which, and how far two classes are apart.
 
-AudioSet's has 7 top-level branches and no common root; one is added here, so that every two sounds are joined by a path
-(without it two branches would be infinitely far apart). A class with several parents belongs to all of them.
+AudioSet's has 7 top-level subtrees and no common root; one is added here, so that every two sounds are joined by a path
+(without it two subtrees would be infinitely far apart). A class with several parents belongs to all of them.
 """
 
 from __future__ import annotations
@@ -205,8 +205,8 @@ class Ontology:
             reached, step = np.minimum(reached @ edges, 1), step + 1
         return distances
 
-    def branch(self, node: int) -> int:
-        """The top-level branch of a node, by way of its first parents."""
+    def top_level(self, node: int) -> int:
+        """The top-level node above a node, by its first parents."""
         while self.parents[node] != [ROOT]:
             node = self.parents[node][0]
         return node

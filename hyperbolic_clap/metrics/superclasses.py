@@ -51,8 +51,8 @@ def superclass_similarities(
     below = tree.ancestors[:, inner]
     subtrees = [log_sum_exp(every[:, np.flatnonzero(members)], scale).float().numpy() for members in below.T]
     closed = targets.astype(np.float32) @ below[nodes].astype(np.float32) > 0
-    branch = np.stack(subtrees, axis=1) if subtrees else np.empty((len(targets), 0), np.float32)
-    return {"inner_own": every[:, inner].float().numpy(), "inner_branch": branch, "inner_targets": closed}
+    below_each = np.stack(subtrees, axis=1) if subtrees else np.empty((len(targets), 0), np.float32)
+    return {"inner_own": every[:, inner].float().numpy(), "inner_branch": below_each, "inner_targets": closed}
 
 
 def superclass_rankings(found: dict[str, np.ndarray]) -> dict[str, Ranking]:
@@ -70,8 +70,8 @@ def mean_precision(weights: np.ndarray, rankings: dict[str, Ranking]) -> dict[st
 def superclass_metrics(found: dict[str, np.ndarray]) -> dict:
     """map_inner: average precision of each superclass that occurs by its own text, averaged over these classes.
 
-    map_inner_descendants: the same by its subtree. inner_classes: how many occur. None where undefined. Clips without a
-    true class do not count.
+    map_inner_descendants: the same by its subtree. `inner_classes`: how many occur. None where undefined. Clips without
+    a true class do not count.
     """
     result = dict.fromkeys(("inner_classes", *INNER))
     if not found:

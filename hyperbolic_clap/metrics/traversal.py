@@ -1,6 +1,6 @@
-"""Traversal towards the root: which class texts a clip meets on its way, and whether they are its ancestors.
+"""Traversal towards the root: which class texts a clip meets, and whether they are its ancestors.
 
-A clip's vector is walked towards what is most general, by the way of its similarity: to the origin of a ball along the
+A clip's vector moves towards what is most general, by the rule of its similarity: to the origin of a ball along the
 geodesic, in cosine to the mean direction of the class texts along the chord (Desai et al. 2023, "Hyperbolic Image-Text
 Representations", MERU, section 4.3 and appendix, whose steps these are). At each step the most similar text is met.
 If the space holds the tree, a clip meets the ancestors of its classes, the nearest first.
@@ -82,7 +82,7 @@ def traversal_metrics(
 ) -> dict:  # fmt: skip
     """The metric for the results JSON: the share of ancestors met in order, with its 95 % interval over the clips.
 
-    compare, audio, text: as of `traverse`, kind: whose way to the root is taken. targets (N, M) bool of the classes
+    compare, audio, text: as of `traverse`, kind: whose traversal it is. targets (N, M) bool of the classes
     `names`. share: ancestors met in order over those that could be, summed over the clips. shuffled: the same with the
     true classes of another clip, what chance and texts near the root give. None where undefined; reason says why.
     """

@@ -25,8 +25,8 @@ REASONS = {
 def defined_or_null(metrics: dict[str, Callable[[], dict]]) -> tuple[dict, dict[str, str]]:
     """Compute named groups of metrics -> (the groups, {dotted name of every null: why it is undefined}).
 
-    What is not finite becomes None, and so does a whole group whose computation fails, with a warning: whatever else
-    was computed is kept. A UserError passes.
+    What is not finite becomes None, and so does a whole group whose computation fails, with a warning: everything
+    else that was computed is kept. A UserError passes.
     """
     groups: dict[str, dict | None] = {}
     reasons: dict[str, str] = {}

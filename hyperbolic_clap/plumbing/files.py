@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever kills the process or the machine while they are written."""
+"""Files that are whole or absent, also if the process or the machine dies while they are written."""
 
 from __future__ import annotations
 

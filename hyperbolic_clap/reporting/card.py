@@ -1,4 +1,4 @@
-"""A model card for a head: English and Chinese, with the metadata that ModelScope and Hugging Face read."""
+"""A model card for a projector: English and Chinese, with the metadata that ModelScope and Hugging Face read."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ metrics:
 ENGLISH = """
 # {name}
 
-A small trained head on top of the frozen CLAP model `{clap_model}`: one linear layer from its {embed_dim}-dimensional
-embeddings of audio and text to {output_dim} dimensions.
+A small trained projector on top of the frozen CLAP model `{clap_model}`. It is one linear layer from its
+{embed_dim}-dimensional embeddings of audio and text to {output_dim} dimensions.
 
 - similarity: {geometry}, divided by {temperature:g}
 - class texts: {prompts}
@@ -60,13 +60,13 @@ With the Hyperbolic CLAP project:
 
 """
 MEASURED = """
-Measured by the project's test script. A head is supervised by the labels it was trained with, so these figures are not
-zero-shot in the strict sense.
+Measured by the project's test script. A projector is supervised by the labels it was trained with, so these figures
+are not zero-shot in the strict sense.
 """
 CHINESE = """
 ## 中文说明
 
-冻结的 CLAP 模型 `{clap_model}` 之上的一个小型可训练头：一个线性层，把音频和文本的 {embed_dim} 维嵌入映射到
+冻结的 CLAP 模型 `{clap_model}` 之上的一个可训练的小投影层：一个线性层，把音频和文本的 {embed_dim} 维嵌入映射到
 {output_dim} 维。相似度：{geometry}，再除以 {temperature:g}。
 
 用法：`--projection-checkpoint` 指向本文件夹，`--checkpoint` 为上述 CLAP 模型。`model.safetensors` 含线性层、
@@ -79,17 +79,17 @@ MEASURED_CHINESE = """
 
 
 def require_own(content: dict, results: list[Results]) -> None:
-    """UserError unless every results file is of this head, or of the untrained cosine of the same CLAP model."""
+    """UserError unless every results file is of this projector, or of the untrained cosine of the same CLAP model."""
     own = exported.sha256(content)
     for file in results:
         model = file.info["model"]
         if model.get("clap_sha256") != content["clap_sha256"]:
             other = model.get("clap_model")
-            raise UserError(f"--results {file.path} is of another CLAP model ({other}) than the head")
-        head = model.get("projection_checkpoint")
-        if head and model.get("projection_sha256") != own:
+            raise UserError(f"--results {file.path} is of another CLAP model ({other}) than the projector")
+        tested = model.get("projection_checkpoint")
+        if tested and model.get("projection_sha256") != own:
             raise UserError(
-                f"--results {file.path} is of another projector ({head}); test this one, or leave the file out"
+                f"--results {file.path} is of another projector ({tested}); test this one, or leave the file out"
             )
 
 
@@ -103,7 +103,7 @@ def card(content: dict, name: str, clap_model: str, results: list[Results], lice
     parts = [
         _metadata(name, clap_model, rows, license, datasets),
         ENGLISH.format(**facts | {"geometry": english, "flag": "--use-hyperbolic " if kind.curved else ""}),
-        _table(rows, ("", "data", "clips", "classes"), ("CLAP's own cosine, untrained", "this head")) + MEASURED
+        _table(rows, ("", "data", "clips", "classes"), ("CLAP's own cosine, untrained", "this projector")) + MEASURED
         if rows
         else "None were given when this card was written.\n",
         CHINESE.format(**facts | {"geometry": chinese}),
@@ -142,8 +142,8 @@ def _metadata(name: str, clap_model: str, rows: list[dict], license: str, datase
     return METADATA.format(license=quote(license), base_model=quote(clap_model), datasets=listed, index=index)
 
 
-def _table(rows: list[dict], head: tuple[str, ...], who: tuple[str, str]) -> str:
-    lines = ["| " + " | ".join([*head, *SHOWN]) + " |", "|---" * 2 + "|---:" * (len(head) + len(SHOWN) - 2) + "|"]
+def _table(rows: list[dict], columns: tuple[str, ...], who: tuple[str, str]) -> str:
+    lines = ["| " + " | ".join([*columns, *SHOWN]) + " |", "|---" * 2 + "|---:" * (len(columns) + len(SHOWN) - 2) + "|"]
     for row in rows:
         values = [f"{row['metrics'][name]:.4f}" if name in row["metrics"] else "" for name in SHOWN]
         cells = [who[row["trained"]], row["data"].replace("|", "\\|"), str(row["clips"]), str(row["classes"]), *values]

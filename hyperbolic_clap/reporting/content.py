@@ -1,4 +1,4 @@
-"""What the page shows, as one JSON-able dict: verdict, clips, classes, tree, disk, way to the root, confidence."""
+"""What the page shows, as one JSON-able dict: verdict, clips, classes, tree, disk, traversal, confidence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import normalise
 from hyperbolic_clap.reporting.confidence import risk_coverage
 from hyperbolic_clap.reporting.disk import disk_points
-from hyperbolic_clap.reporting.mds import evenly, flatten
+from hyperbolic_clap.reporting.mds import evenly, hyperbolic_mds
 from hyperbolic_clap.reporting.rebuild import Rebuilt, find, rebuild
 from hyperbolic_clap.reporting.sound import choose, sounds
 from hyperbolic_clap.reporting.tree_disk import BEST, TreeDisk, fit_tree, means
@@ -60,7 +60,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
     page = Page(files, comparison, matched(files, notes), names, place, [], tree_of(files), notes)
     page.made_of = rebuild_all(files, notes)
     page.in_disk = fitted(page)
-    walks = [walked(page, f) for f in range(len(files))]
+    traversals = [traversal(page, f) for f in range(len(files))]
     return {
         "files": [about_file(file, of.projector if of else None) for file, of in zip(files, page.made_of, strict=True)],
         "less": LESS_IS_BETTER,
@@ -68,7 +68,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
         "groups": groups(page),
         "comparison": comparison,
         "names": names,
-        "branches": branches(page),
+        "group_of": group_of(page),
         "ancestors": ancestors(names, page.tree),
         "clips": clips(page),
         "nearest": [nearest(page, f) for f in range(len(files))],
@@ -78,7 +78,7 @@ def content(files: list[Results], comparison: dict, audio_clips: int) -> dict:
         "tree_disk": tree_disk(page),
         "tree_clips": [tree_clips(page, f) for f in range(len(files))],
         "disks": [disk(page, f) for f in range(len(files))],
-        "walks": walks,
+        "traversals": traversals,
         "confidence": [confidence(page, f) for f in range(len(files))],
         "notes": notes,
     }
@@ -123,7 +123,7 @@ def rebuild_all(files: list[Results], notes: list[str]) -> list[Rebuilt | None]:
         try:
             made_of[-1] = rebuild(file, known)
         except (UserError, OSError, TypeError, ValueError) as error:  # of a file that another program wrote
-            notes.append(f"{file.label} is shown without nearest clips, disk and way to the root: {error}")
+            notes.append(f"{file.label} is shown without nearest clips, disk and traversal to the root: {error}")
     return made_of
 
 
@@ -166,22 +166,22 @@ def curves(file: Results) -> dict | None:
 
 
 def groups(page: Page) -> list[str]:
-    """What has a colour: the tree's branches, or without a tree the classes themselves, the commonest GROUPS."""
+    """What has a colour: the tree's top-level subtrees, or without a tree the commonest GROUPS of the classes."""
     if page.tree is not None:
-        return sorted({branch for branch in branches(page) if branch})
+        return sorted({group for group in group_of(page) if group})
     carried = sum(file.targets.sum(axis=0) for file in page.files[:1] if file.keys)
     commonest = np.argsort(-carried, kind="stable")[:GROUPS].tolist() if len(page.names) else []
     return [page.names[page.place[0][i]] for i in sorted(commonest)]
 
 
-def branches(page: Page) -> list[str]:
-    """The top-level branch of each class, or without a tree the class; empty for one that has no colour of its own."""
+def group_of(page: Page) -> list[str]:
+    """The top-level subtree of each class, or without a tree the class; empty for one that has no colour of its own."""
     names, tree = page.names, page.tree
     if tree is None:
         kept = {*groups(page)}
         return [name if name in kept else "" for name in names]
     nodes = [tree.find([name])[0] for name in names]
-    return ["" if node is None else tree.names[tree.branch(int(node[0]))] for node in nodes]
+    return ["" if node is None else tree.names[tree.top_level(int(node[0]))] for node in nodes]
 
 
 def ancestors(names: list[str], tree: Ontology | None) -> list[list[int]]:
@@ -310,8 +310,8 @@ def nearest(page: Page, f: int) -> list | None:
     return found
 
 
-def walked(page: Page, f: int) -> dict | None:
-    """The texts that clips and class texts meet on the way to the root, and the share of ancestors met in order."""
+def traversal(page: Page, f: int) -> dict | None:
+    """The texts that clips and class texts meet towards the root, and the share of ancestors met in order."""
     made, file, place = page.made_of[f], page.files[f], page.place[f]
     if made is None or page.tree is None:
         return None
@@ -344,7 +344,7 @@ def disk(page: Page, f: int) -> dict | None:
     here = np.flatnonzero(page.rows[f] >= 0)
     here = here[evenly(len(here), DISK_CLIPS)]
     log.info("fitting the disk of %s", page.files[f].label)
-    flat = flatten(made.text, made.audio[page.rows[f][here].tolist()], c)
+    flat = hyperbolic_mds(made.text, made.audio[page.rows[f][here].tolist()], c)
     texts: list = [None] * len(page.names)
     for i, z in zip(place, disk_points(flat.text, c), strict=True):
         texts[i] = [round(z.real, 6), round(z.imag, 6)]

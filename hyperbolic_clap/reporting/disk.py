@@ -23,7 +23,7 @@ NAMES = 45  # written at most
 
 
 def draw_disk(data: DataConfig, encoder: EncoderConfig, checkpoint: Path):
-    """The Poincare disk of class texts and audio, coloured by AudioSet's top-level branches, the commonest named.
+    """The Poincare disk of class texts and audio, coloured by AudioSet's top-level subtrees, the commonest named.
 
     Of a projector with two dimensions its own points; else the two-dimensional fit to its distances, with the stress.
 
@@ -35,7 +35,7 @@ def draw_disk(data: DataConfig, encoder: EncoderConfig, checkpoint: Path):
     from matplotlib.patches import Circle
 
     from hyperbolic_clap.metrics.ontology import audioset
-    from hyperbolic_clap.reporting.mds import flatten
+    from hyperbolic_clap.reporting.mds import hyperbolic_mds
 
     clips, projector = embed(data, encoder, checkpoint)
     text, audio, classes = projector.text(clips.text), projector.audio(clips.audio), clips.classes
@@ -44,11 +44,11 @@ def draw_disk(data: DataConfig, encoder: EncoderConfig, checkpoint: Path):
     if nodes is None:
         raise UserError(f"the disk shows AudioSet's tree, but {reason}")
     targets = clips.targets.numpy()
-    class_branch = np.array([tree.names[tree.branch(node)] for node in nodes])
+    class_subtree = np.array([tree.names[tree.top_level(node)] for node in nodes])
     labelled = np.flatnonzero(targets.any(axis=1))
-    audio_branch = np.array([most_common(class_branch[targets[i]]) for i in labelled])
+    audio_subtree = np.array([most_common(class_subtree[targets[i]]) for i in labelled])
     c = projector.c
-    flat = flatten(text, audio[labelled], c)
+    flat = hyperbolic_mds(text, audio[labelled], c)
     at_text, at_audio = disk_points(flat.text, c), disk_points(flat.audio, c)
     figure = Figure(figsize=(WIDTH, 8.3), layout="constrained")
     axes = figure.subplots()
@@ -58,7 +58,7 @@ def draw_disk(data: DataConfig, encoder: EncoderConfig, checkpoint: Path):
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
     axes.add_patch(Circle((0, 0), 1, fill=False, color="#444444", linewidth=1.2))
     for name, colour in COLOURS.items():
-        sounds, names = at_audio[audio_branch == name], at_text[class_branch == name]
+        sounds, names = at_audio[audio_subtree == name], at_text[class_subtree == name]
         axes.scatter(sounds.real, sounds.imag, s=15, marker="x", color=colour, linewidth=0.7, alpha=0.5, zorder=2)
         axes.scatter(names.real, names.imag, s=22, color=colour, edgecolor="white", linewidth=0.4, label=name, zorder=3)
     farthest = 2 * np.sqrt(c) * np.arctanh(min(edge, 1 - 1e-9))
@@ -134,7 +134,7 @@ def draw_tree(data: DataConfig, encoder: EncoderConfig, checkpoint: Path, taxono
     figure.legend(loc="outside upper center", ncols=2, fontsize=9.5)
     which = "AudioSet's tree" if tree is audioset() else "The taxonomy"
     caption(figure, (
-        f"{which}, {len(found.nodes)} nodes in the Poincare disk by path lengths, whatever a model says: mean relative "
+        f"{which}, {len(found.nodes)} nodes in the Poincare disk by path lengths alone: mean relative "
         f"error {found.error:.1%}, of the same fit in the flat plane {found.flat_error:.1%}. {int(labelled.sum())} "
         "clips lie at the hyperbolic mean of their five best classes, weighted by probability; of "
         f"{int((labelled & right).sum())} the best class is true."))

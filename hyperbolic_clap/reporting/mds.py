@@ -37,7 +37,7 @@ class Flat:
     exact: bool
 
 
-def flatten(text: torch.Tensor, audio: torch.Tensor, c: float) -> Flat:
+def hyperbolic_mds(text: torch.Tensor, audio: torch.Tensor, c: float) -> Flat:
     """Tangent vectors (M, D) and (N, D) of a ball of squared radius c -> their places in two dimensions.
 
     Of two dimensions nothing is fitted: the vectors themselves. A fit has no random part.

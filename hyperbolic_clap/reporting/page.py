@@ -22,7 +22,7 @@ SECTIONS = {
     "clips": ("Clips", "Clips"),
     "classes": ("Classes", "Classes"),
     "disk": ("Disk", "The disk"),
-    "way": ("Way to the root", "The way to the root"),
+    "way": ("Traversal", "The traversal to the root"),
     "confidence": ("Confidence", "Confidence"),
 }
 
@@ -67,7 +67,7 @@ def assemble(data: dict) -> str:
 
 
 def embedded(data: dict) -> str:
-    """JSON that is data within a page whatever its texts are: no tag ends or begins in it."""
+    """JSON that is data within a page, with any texts: no tag ends or begins in it."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -231,7 +231,7 @@ def draw_similarities(results: list[Path], class_labels: Path | None):
     return figure
 
 
-def head_of(file):
+def projector_of(file):
     """The trained projector that a results file names, on the CPU; UserError without one, or if it is now another."""
     import torch
 
@@ -266,7 +266,7 @@ def draw_reliability(results: list[Path], class_labels: Path | None):
             raise UserError(f"{file.path} has no stored similarities; run the test script with --save-scores")
         if not file.valid.any():
             raise UserError(f"{file.path} has no labelled clip")
-    projectors = [head_of(file) for file in files]
+    projectors = [projector_of(file) for file in files]
     figure = Figure(figsize=(min(WIDTH, 6.4 * len(files)), 4.8), layout="constrained")
     panels = figure.subplots(1, len(files), squeeze=False, sharey=True)[0]
     for axes, file, projector in zip(panels, files, projectors, strict=True):

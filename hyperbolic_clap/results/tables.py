@@ -46,14 +46,14 @@ def render(report: dict, markdown: bool) -> str:
         title = f"{content['baseline']} -> {content['other']}, {content['measure']} of {content['compared']} classes "
         title += f"with {content['min_clips']} clips or more: "
         names = [content[side] if markdown else short(content[side]) for side in ("baseline", "other")]
-        head = ["class", "clips", *names, "change"]
+        columns = ["class", "clips", *names, "change"]
         for way in ("gained", "lost"):
             rows = [
                 [e["class"], str(e["clips"]), number(e["before"]), number(e["after"]), signed(e["change"])]
                 for e in content[way]
             ]
             if rows:
-                parts += [heading(f"{title}{way} most", markdown), grid(head, rows, markdown)]
+                parts += [heading(f"{title}{way} most", markdown), grid(columns, rows, markdown)]
     if report["notes"]:
         parts += [heading("notes", markdown), *(f"- {note}" for note in report["notes"])]
     return "\n".join(parts) + "\n"
@@ -62,12 +62,12 @@ def render(report: dict, markdown: bool) -> str:
 def wide(content: dict) -> list[str]:
     """A table of the comparison in Markdown: metrics down, all files across."""
     base, *others = content["files"]
-    head = ["metric", base, *others, *(f"{other} - {base}" for other in others)]
+    columns = ["metric", base, *others, *(f"{other} - {base}" for other in others)]
     rows = [
         [metric_text(row["metric"]), *map(value_text, row["values"]), *map(difference_text, row["differences"])]
         for row in content["rows"]
     ]
-    return [grid(head, rows, True)]
+    return [grid(columns, rows, True)]
 
 
 def narrow(content: dict) -> list[str]:
@@ -138,16 +138,16 @@ def heading(text: str, markdown: bool) -> str:
     return f"**{text[0].upper()}{text[1:]}**\n" if markdown else text
 
 
-def grid(head: list[str], rows: list[list[str]], markdown: bool) -> str:
+def grid(columns: list[str], rows: list[list[str]], markdown: bool) -> str:
     """A table: the first column to the left, the others to the right."""
     if markdown:
-        table = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        table = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
         escaped = [[cell.strip().replace("|", "\\|") for cell in line] for line in table]
         return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    widths = [max(len(line[i]) for line in [columns, *rows]) for i in range(len(columns))]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in [head, *rows]
+        for line in [columns, *rows]
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]) + "\n"
 

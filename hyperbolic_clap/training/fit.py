@@ -147,5 +147,5 @@ def describe(figures: dict, best: int) -> str:
 
 
 def short(value: float) -> str:
-    """A loss in few characters, whatever its size."""
+    """A loss in few characters, of any size."""
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"

@@ -45,7 +45,7 @@ class RunFolder:
 
     def _hold(self) -> None:
         """Lock the folder while this object or its process lives; UserError if another training holds it."""
-        with contextlib.suppress(OSError):  # what cannot be written is told later
+        with contextlib.suppress(OSError):  # what cannot be written is reported later
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = open_to_lock(self.folder)
             weakref.finalize(self, os.close, handle)

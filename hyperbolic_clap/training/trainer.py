@@ -225,7 +225,7 @@ class Trainer:
                 ranked.append((similarity, targets))
         self._check([loss], epoch, 0)
         audio_distance, text_distance = 2 * torch.cat(radii).double(), 2 * text.norm(dim=1).double()
-        # Without any negative (every clip has every class) their mean has no ground.
+        # Without any negative (every clip has every class) their mean is undefined.
         positive, negative = (float(s / n) if n else None for s, n in zip(sums, counts, strict=True))
         # Beyond 0.99 of the ball's radius: d = 2R artanh(0.99). Cosine has no ball, there it says nothing.
         boundary = 2 * math.sqrt(float(projector.c)) * math.atanh(0.99)

@@ -22,7 +22,7 @@
       ...files.map(({ of, f }) => [data.files[f].label, (j) => of.value[j]])];
     if (files.length > 1) columns.push(["change", change]);
     const labels = { support: "clips", change: `${data.files[files.at(-1).f].label} − ${data.files[files[0].f].label}` };
-    const heads = columns.map(([name], n) => make("th", { scope: "col", class: n ? "number" : "" }, make("button", { type: "button", onclick: () => {
+    const headers = columns.map(([name], n) => make("th", { scope: "col", class: n ? "number" : "" }, make("button", { type: "button", onclick: () => {
       state.down = state.key === n ? !state.down : n > 0;
       state.key = n;
       refresh();
@@ -46,7 +46,7 @@
       const sorted = shown.map((j) => [key(j), j]).sort(([a, i], [b, j]) =>
         a === b ? i - j : a === null ? 1 : b === null ? -1 : a < b ? -sign : sign); // no figure: last, either way
       rows.replaceChildren(...sorted.map(([, j]) => row(j)));
-      heads.forEach((head, n) => head.setAttribute("aria-sort", state.key === n ? (state.down ? "descending" : "ascending") : "none"));
+      headers.forEach((header, n) => header.setAttribute("aria-sort", state.key === n ? (state.down ? "descending" : "ascending") : "none"));
     }
     refresh();
     const measures = [...new Set(files.map(({ of }) => of.measure))].join(" or ");
@@ -54,7 +54,7 @@
       + "name leads to its clips. The fewer clips a class has, the more of its change is chance."),
     make("div", { class: "bar" }, labelled("at least this many clips", least), labelled("search", search)),
     make("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Figures by class" },
-      make("table", { class: "cards" }, make("thead", {}, make("tr", {}, heads, make("th", { scope: "col" }, "most confused with"))), rows)));
+      make("table", { class: "cards" }, make("thead", {}, make("tr", {}, headers, make("th", { scope: "col" }, "most confused with"))), rows)));
   }
 
   // Every node: its classes below, so that figures are means over the classes that occur, as map is.
@@ -96,7 +96,7 @@
     }
     const roots = data.tree.map((_, n) => n).filter((n) => data.tree[n][1] < 0);
     return [make("h3", {}, data.tree_name[0].toUpperCase() + data.tree_name.slice(1)),
-      make("p", { class: "soft" }, "Each branch: its clips, and the mean over its classes that occur. A class of several parents stands below the first."),
+      make("p", { class: "soft" }, "Each subtree: its clips, and the mean over its classes that occur. A class of several parents stands below the first."),
       ...roots.map(node)];
   }
 

@@ -51,15 +51,15 @@
       state.order = key;
       refresh();
     } }, text);
-    const head = make("th", { scope: "col" }, button);
-    head.refresh = () => {
+    const header = make("th", { scope: "col" }, button);
+    header.refresh = () => {
       const way = state.order === key ? (state.down ? "descending" : "ascending") : "none";
-      head.setAttribute("aria-sort", way);
+      header.setAttribute("aria-sort", way);
       button.textContent = text + { none: "", ascending: " ↑", descending: " ↓" }[way];
     };
-    return head;
+    return header;
   }
-  const heads = [sorter("clip", "clip"), sorter("truth", "true classes"), ...data.files.map((file, f) => sorter(`best ${f}`, file.label))];
+  const headers = [sorter("clip", "clip"), sorter("truth", "true classes"), ...data.files.map((file, f) => sorter(`best ${f}`, file.label))];
 
   function predictions(f, i) {
     if (!best[f][i]) return make("td", { class: "soft", "data-name": data.files[f].label }, "not in this file");
@@ -72,7 +72,7 @@
       make("ul", { class: "notes" }, of[i].map((j) => make("li", {},
         make("button", { type: "button", class: "plain", onclick: () => parts.showClip(j) }, id[j]), ` ${parts.truth(j)} `, parts.playButton(j, ""))))));
     const go = make("div", { class: "bar" },
-      data.tree_name ? make("button", { type: "button", onclick: () => parts.showWay("clip", i) }, "Way to the root") : null,
+      data.tree_name ? make("button", { type: "button", onclick: () => parts.showWay("clip", i) }, "Traversal") : null,
       parts.flyToClip ? make("button", { type: "button", onclick: () => parts.flyToClip(i) }, "On the disk") : null);
     return make("tr", { class: "detail" }, make("td", { colspan: 2 + data.files.length }, go, make("div", { class: "grid" }, near)));
   }
@@ -111,7 +111,7 @@
     state.page = 0;
     only.replaceChildren(...(state.confused ? [make("button", { type: "button", onclick: () => { state.confused = null; refresh(); } },
       `${data.names[state.confused.own]} answered as ${data.names[state.confused.best]} ✕`)] : []));
-    heads.forEach((head) => head.refresh());
+    headers.forEach((header) => header.refresh());
     show();
   }
 
@@ -154,7 +154,7 @@
   if (id.length) {
     into.append(make("div", { class: "bar" }, labelled("outcome", outcome), labelled("true class", wanted), labelled("search", search),
       Object.keys(data.sounds).length ? make("label", { class: "tick" }, audible, "only with sound") : null),
-    only, told, make("table", { class: "cards" }, make("thead", {}, make("tr", {}, heads)), rows), pager);
+    only, told, make("table", { class: "cards" }, make("thead", {}, make("tr", {}, headers)), rows), pager);
     refresh();
   } else into.append(make("p", {}, `${data.files[0].label} holds no predictions, so there are no clips to show.`));
 }

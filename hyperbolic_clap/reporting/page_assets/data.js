@@ -58,17 +58,17 @@ function findClass(text) {
   return data.names.findIndex((name) => name.toLowerCase().includes(wanted));
 }
 
-// Colours: AudioSet's branches have their own; other groups share the circle of hues, darker and lighter in turn.
-const branchNames = data.groups;
+// Colours: AudioSet's subtrees have their own; other groups share the circle of hues, darker and lighter in turn.
+const groupNames = data.groups;
 const night = matchMedia("(prefers-color-scheme: dark)");
-function branchColour(branch) {
+function groupColour(group) {
   const order = ["Human sounds", "Animal", "Music", "Sounds of things", "Natural sounds", "Source-ambiguous sounds",
     "Channel, environment and background"];
-  const i = order.indexOf(branch), own = branchNames.indexOf(branch);
+  const i = order.indexOf(group), own = groupNames.indexOf(group);
   if (data.tree_name === "AudioSet's tree") return colour(`--b${i < 0 ? 7 : i}`);
   if (own < 0) return colour("--b7");
   const light = (own % 2 ? 38 : 56) + (night.matches ? 16 : 0);
-  return `hsl(${Math.round(360 * own / branchNames.length)} 75% ${light}%)`;
+  return `hsl(${Math.round(360 * own / groupNames.length)} 75% ${light}%)`;
 }
 
 // 0 and the round steps (1, 2 or 5 times a power of ten) up to and above a value.

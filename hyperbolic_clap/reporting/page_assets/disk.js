@@ -43,18 +43,18 @@
         const above = (n) => tree.nodes[n][2], depthOf = (n) => (above(n) < 0 ? 0 : 1 + depthOf(above(n)));
         const top = (n) => (depthOf(n) < 2 ? n : top(above(n)));
         tree.nodes.forEach(([name, j, parent, x, y], n) => {
-          const depth = depthOf(n), branch = tree.nodes[top(n)][0];
+          const depth = depthOf(n), group = tree.nodes[top(n)][0];
           if (j >= 0) at[j] = [x, y];
-          points.push({ kind: "text", j, z: [x, y], depth, parent, name, branch: j >= 0 ? data.branches[j] : branchNames.includes(branch) ? branch : "" });
+          points.push({ kind: "text", j, z: [x, y], depth, parent, name, group: j >= 0 ? data.group_of[j] : groupNames.includes(group) ? group : "" });
         });
         (state.clips || []).forEach(([i, x, y]) => points.push({ kind: "clip", j: i, z: [x, y], outcome: right(state.f, i),
-          name: `clip ${data.clips.id[i]}: ${parts.truth(i)}; best: ${data.names[data.clips.best[state.f][i][0]]}`, branch: "" }));
+          name: `clip ${data.clips.id[i]}: ${parts.truth(i)}; best: ${data.names[data.clips.best[state.f][i][0]]}`, group: "" }));
         return;
       }
       at = state.disk.texts;
-      state.disk.texts.forEach((z, j) => z && points.push({ kind: "text", j, z, branch: data.branches[j], name: data.names[j] }));
+      state.disk.texts.forEach((z, j) => z && points.push({ kind: "text", j, z, group: data.group_of[j], name: data.names[j] }));
       state.disk.clips.forEach(([i, x, y]) => points.push({ kind: "clip", j: i, z: [x, y], name: `clip ${data.clips.id[i]}: ${parts.truth(i)}`,
-        branch: most(data.clips.truth[i].map((j) => data.branches[j])) }));
+        group: most(data.clips.truth[i].map((j) => data.group_of[j])) }));
     }
     function most(list) {
       return list.sort((a, b) => list.filter((x) => x === b).length - list.filter((x) => x === a).length)[0] || "";
@@ -112,7 +112,7 @@
       const z = place(point.z), [x, y] = screen(z);
       const small = point.kind === "text" && point.j < 0; // of the tree, but no class
       const size = unit * (small ? 0.6 : 1) * (0.55 + 0.45 * (1 - plane.size(z) ** 2)); // farther from the centre is smaller
-      context.fillStyle = context.strokeStyle = point.outcome === true ? shades["--good"] : point.outcome === false ? shades["--bad"] : shades[point.branch];
+      context.fillStyle = context.strokeStyle = point.outcome === true ? shades["--good"] : point.outcome === false ? shades["--bad"] : shades[point.group];
       context.beginPath();
       if (point.kind === "text") {
         context.arc(x, y, 4 * size, 0, 7);
@@ -150,7 +150,7 @@
       if (!width) return;
       if (canvas.width !== width || canvas.height !== width) canvas.width = canvas.height = width;
       const shades = Object.fromEntries(["--text", "--soft", "--line", "--ground", "--good", "--bad"].map((v) => [v, colour(v)]));
-      for (const branch of ["", ...branchNames]) shades[branch] = branchColour(branch);
+      for (const group of ["", ...groupNames]) shades[group] = groupColour(group);
       context.clearRect(0, 0, width, width);
       context.strokeStyle = shades["--soft"];
       context.lineWidth = unit;
@@ -204,12 +204,12 @@
       state.selected = point;
       told.replaceChildren();
       if (point) {
-        const about = point.kind === "clip" ? "" : point.j < 0 ? " (no class)" : point.branch ? ` (${point.branch}, ${counts[point.j]} clips)` : "";
+        const about = point.kind === "clip" ? "" : point.j < 0 ? " (no class)" : point.group ? ` (${point.group}, ${counts[point.j]} clips)` : "";
         told.append(`${point.name}${about} `);
         if (point.kind === "text" && point.j < 0) return paint();
         if (point.kind === "text") told.append(make("button", { type: "button", onclick: () => parts.filterByClass(point.j) }, "Its clips"), " ");
         else told.append(make("button", { type: "button", onclick: () => parts.showClip(point.j) }, "In the table"), " ");
-        if (data.tree_name) told.append(make("button", { type: "button", onclick: () => parts.showWay(point.kind === "text" ? "class" : "clip", point.j) }, "Way to the root"));
+        if (data.tree_name) told.append(make("button", { type: "button", onclick: () => parts.showWay(point.kind === "text" ? "class" : "clip", point.j) }, "Traversal"));
         if (point.kind === "clip") parts.play(point.j);
       }
       paint();
@@ -290,11 +290,11 @@
       select(null);
     }
 
-    const key = make("ul", { class: "key" }, [...branchNames, ...(data.branches.includes("") ? [""] : [])].map((branch) => {
+    const key = make("ul", { class: "key" }, [...groupNames, ...(data.group_of.includes("") ? [""] : [])].map((group) => {
       const swatch = make("span", { class: "swatch" });
-      swatch.style.background = branchColour(branch);
-      night.addEventListener("change", () => { swatch.style.background = branchColour(branch); });
-      return make("li", {}, swatch, branch || (data.tree_name ? `not in ${data.tree_name}` : "other classes"));
+      swatch.style.background = groupColour(group);
+      night.addEventListener("change", () => { swatch.style.background = groupColour(group); });
+      return make("li", {}, swatch, group || (data.tree_name ? `not in ${data.tree_name}` : "other classes"));
     }));
     into.append(figures, make("div", { class: "bar" }, disks.length > 1 ? labelled("file", which) : null,
       tree ? labelled("distances of", layout) : null, labelled("fly to a class", search),

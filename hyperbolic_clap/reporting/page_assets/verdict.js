@@ -86,9 +86,9 @@
       row.values.map((cell, f) => make("td", { class: "number", "data-name": content.files[f] },
         cell ? figure(cell.value) + (cell.source === "recomputed" ? " r" : "") : "–")),
       row.differences.map((entry, f) => difference(content.rows, row, entry, `${others[f]} − ${base}`))));
-    const head = ["metric", ...content.files, ...others.map((other) => `${other} − ${base}`)];
+    const columns = ["metric", ...content.files, ...others.map((other) => `${other} − ${base}`)];
     return scrolling(content.title, make("table", { class: "cards quiet" }, make("caption", {}, content.title),
-      make("thead", {}, make("tr", {}, head.map((name, i) =>
+      make("thead", {}, make("tr", {}, columns.map((name, i) =>
         make("th", { scope: "col", class: i > 0 && i <= content.files.length ? "number" : "" }, name)))),
       make("tbody", {}, rows)));
   }

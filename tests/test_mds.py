@@ -7,7 +7,7 @@ import torch
 from hyperbolic import SIMILARITIES, cosine_similarity, hyperbolic_similarity, tangent_pairwise_distance
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.traversal import STEPS, ancestors_in_order, traversal_metrics, traverse
-from hyperbolic_clap.reporting.mds import evenly, flatten, stress
+from hyperbolic_clap.reporting.mds import evenly, hyperbolic_mds, stress
 
 
 def plane(count: int, radius: float, dimensions: int = 2, seed: int = 0) -> torch.Tensor:
@@ -23,19 +23,19 @@ def plane(count: int, radius: float, dimensions: int = 2, seed: int = 0) -> torc
 def test_points_of_a_hyperbolic_plane_in_many_dimensions_are_found_again():
     """A turned hyperbolic plane within 8 dimensions loses nothing, and no flat plane can hold it."""
     points = plane(60, 3.0, 8)
-    flat = flatten(points[:40], points[40:], 1.0)
+    flat = hyperbolic_mds(points[:40], points[40:], 1.0)
     assert not flat.exact and flat.stress < 0.02 and flat.flat_stress > 0.1 and flat.rank > 0.99
     places = torch.from_numpy(np.concatenate([flat.text, flat.audio]))
     pairs = tangent_pairwise_distance(places, places, 1.0), tangent_pairwise_distance(points, points, 1.0)
     assert stress(*pairs) < 0.02
-    again = flatten(points[:40], points[40:], 1.0)
+    again = hyperbolic_mds(points[:40], points[40:], 1.0)
     assert (again.text == flat.text).all() and (again.audio == flat.audio).all()
 
 
 def test_clips_beyond_the_landmarks_are_placed_as_well(monkeypatch):
     points = plane(60, 2.0, 8)
     monkeypatch.setattr("hyperbolic_clap.reporting.mds.LANDMARKS", 5)
-    flat = flatten(points[:40], points[40:], 1.0)
+    flat = hyperbolic_mds(points[:40], points[40:], 1.0)
     places = torch.from_numpy(np.concatenate([flat.text, flat.audio]))
     pairs = tangent_pairwise_distance(places, places, 1.0), tangent_pairwise_distance(points, points, 1.0)
     assert stress(*pairs) < 0.03
@@ -43,14 +43,14 @@ def test_clips_beyond_the_landmarks_are_placed_as_well(monkeypatch):
 
 def test_two_dimensions_are_shown_as_they_are():
     points = plane(30, 1.5)
-    flat = flatten(points[:20], points[20:], 2.0)
+    flat = hyperbolic_mds(points[:20], points[20:], 2.0)
     assert flat.exact and flat.stress == 0 and flat.flat_stress > 0.01
     assert (flat.text == points[:20].numpy()).all() and (flat.audio == points[20:].numpy()).all()
 
 
 @pytest.mark.parametrize("clips", [0, 1])
 def test_few_or_equal_points(clips):
-    flat = flatten(torch.ones(3, 5), torch.ones(clips, 5), 1.0)
+    flat = hyperbolic_mds(torch.ones(3, 5), torch.ones(clips, 5), 1.0)
     assert flat.audio.shape == (clips, 2) and np.isfinite(flat.text).all() and np.isfinite(flat.stress)
 
 
