@@ -18,7 +18,7 @@ from hyperbolic_clap.reporting.disk import disk_points
 from hyperbolic_clap.reporting.mds import flat_distance, minimise
 
 STEPS = 200  # of L-BFGS at most
-FARTHEST = 5.0  # tangent norm of a node, about: 0.9999 of the disk's radius
+FARTHEST = 2.5  # tangent norm of a node, about: 0.987 of the disk's radius, where names can still be read
 BEST = 5  # classes whose mean is a clip's place
 
 
@@ -93,7 +93,8 @@ def _fit(start: torch.Tensor, wanted: torch.Tensor, distance) -> tuple[torch.Ten
         return distance(places, places)[tuple(pairs)] * free[-1, 0].exp() / true - 1
 
     begin = torch.cat([start[1:], torch.zeros(1, 2, dtype=torch.float64)])
-    def loss(free: torch.Tensor) -> torch.Tensor:  # a small tree would draw nearer to the boundary without end
+    def loss(free: torch.Tensor) -> torch.Tensor:
+        # Nearer to the boundary the fit is better, but nothing can be told apart.
         return relative(free).square().mean() + (free[:-1].norm(dim=1) - FARTHEST).clamp(min=0).square().mean()
 
     free = minimise(loss, begin, STEPS)

@@ -181,7 +181,7 @@
       if (names.checked && texts.checked) {
         for (const point of byClips()) {
           if (boxes.length >= canvas.clientWidth / 18) break;
-          if (!first.includes(point) && plane.size(place(point.z)) < 1 - 0.03 / state.zoom ** 2) write(short(point.name, 26), place(point.z), unit, boxes);
+          if (!first.includes(point) && plane.size(place(point.z)) < 1 - 0.012 / state.zoom ** 2) write(short(point.name, 26), place(point.z), unit, boxes);
         }
       }
       context.strokeStyle = shades["--text"];
