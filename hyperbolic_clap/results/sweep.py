@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data import ParquetFolder
 from hyperbolic import SIMILARITIES
+from hyperbolic_clap.embedding.clips import SkipReason
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips, EmbeddingPipeline, skip_unlabelled, skip_untrainable
 from hyperbolic_clap.plumbing.config import DataConfig, EncoderConfig, ProjectorConfig, RunConfig, TrainConfig
 from hyperbolic_clap.plumbing.device import out_of_memory
@@ -90,6 +91,12 @@ def name_of(config: TrainConfig) -> str:
     return "_".join(re.sub(r"[^\w.+-]", "-", part) for part in (config.similarity, *parts, f"seed{config.seed}"))
 
 
+def _embedded(pipeline: EmbeddingPipeline, skip_reason: SkipReason) -> EmbeddedClips:
+    clips = pipeline.embed(skip_reason)
+    assert clips is not None  # one process is rank 0
+    return clips
+
+
 class Workplace:
     """The embedded folders and the model of a Plan, in this process, and the work on one run."""
 
@@ -97,8 +104,8 @@ class Workplace:
         self.plan = plan
         self.model, self.pipeline = open_pipeline(plan.train, plan.encoder, ProjectorConfig())
         pipelines = {name: self._beside(data) for name, data in plan.folders.items()}  # unusable ones end it here
-        self.clips = self.pipeline.embed(skip_untrainable)
-        self.tested = {name: pipeline.embed(skip_unlabelled) for name, pipeline in pipelines.items()}
+        self.clips = _embedded(self.pipeline, skip_untrainable)
+        self.tested = {name: _embedded(pipeline, skip_unlabelled) for name, pipeline in pipelines.items()}
         self.data = fingerprint(*self.clips.tensors())
         self.tested_data = {name: fingerprint(*clips.tensors()) for name, clips in self.tested.items()}
 
@@ -254,6 +261,7 @@ def _begin(plan: Plan) -> None:
 
 
 def _run(config: TrainConfig, test: bool) -> Outcome:
+    assert PLACE is not None  # _begin has run
     return outcome_of(PLACE, config, test)
 
 

@@ -140,11 +140,11 @@ def of_folder(
 ) -> list[str]:  # fmt: skip
     """The tables of one folder, in lines."""
     rows = [[UNTRAINED, "", *(f"{plain_draws[name][0]:.4f}" for name in METRICS)]]
-    for label, some in draws.items():
-        rows.append([label, str(len(some)), *(spread([one[name][0] for one in some]) for name in METRICS)])
+    for label, drawn in draws.items():
+        rows.append([label, str(len(drawn)), *(spread([one[name][0] for one in drawn]) for name in METRICS)])
     parts = [heading(f"{folder}: means over seeds", True), grid(["setting", "seeds", *METRICS], rows, True)]
-    rows = [[label, *(difference([plain_draws], some, name, False, seed) for name in METRICS)]
-            for label, some in draws.items()]  # fmt: skip
+    rows = [[label, *(difference([plain_draws], drawn, name, False, seed) for name in METRICS)]
+            for label, drawn in draws.items()]  # fmt: skip
     parts += [heading(f"{folder}: difference to {UNTRAINED}", True), grid(["setting", *METRICS], rows, True)]
     rows = []
     for label, some in groups.items() if baseline else ():
@@ -178,7 +178,7 @@ def spread(values: list[float]) -> str:
 def difference(a: list[Draws], b: list[Draws], name: str, paired: bool, seed: int) -> str:
     """The mean of b minus the mean of a with its interval, in words."""
     value = np.mean([one[name][0] for one in b]) - np.mean([one[name][0] for one in a])
-    ends = interval_over_seeds(*([one[name][1:] for one in side] for side in (a, b)), paired, seed)
+    ends = interval_over_seeds([one[name][1:] for one in a], [one[name][1:] for one in b], paired, seed)
     if ends is None:
         return f"{value:+.4f}"
     return f"{value:+.4f} [{ends[0]:+.4f}, {ends[1]:+.4f}]{'*' if ends[0] > 0 or ends[1] < 0 else ''}"
