@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -39,8 +40,17 @@ REQUIRED = {
 def save(path: Path, content: dict) -> None:
     """Write a checkpoint whole or not at all; it loads with torch.load(weights_only=True)."""
     data = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that does not say so
-    torch.save(content, data)
+    torch.save(_interned(content), data)
     write_atomic(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
+
+
+def _interned(value):
+    """Nested content whose equal strings are one object, since the bytes of a pickle tell equal objects apart."""
+    if type(value) is dict:
+        return {_interned(key): _interned(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_interned, value))
+    return sys.intern(value) if type(value) is str else value
 
 
 def load(path: Path, flag: str = "--projection-checkpoint") -> dict:
