@@ -92,6 +92,12 @@ def test_a_readme_is_read_in_five_minutes(name):
     assert len(lines) <= 220 and sum(line.startswith("|") for line in lines) <= 30
 
 
+def headings(path) -> set[str]:
+    """The anchors of a document's headings."""
+    lines = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
@@ -101,6 +107,7 @@ def test_links_and_pictures_exist(name):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if not re.match(r"https?:|#", target):
             assert (path.parent / target.split("#")[0]).exists(), target
+            assert "#" not in target or target.split("#")[1] in headings(path.parent / target.split("#")[0]), target
             assert not target.endswith(".png") or (path.parent / target).stat().st_size <= 200_000, target
 
 
