@@ -1,5 +1,6 @@
 """Parquet layouts, audio formats and damage: each loads exactly, is skipped for a reason, or is refused by name."""
 
+import contextlib
 import io
 import logging
 import shutil
@@ -36,8 +37,20 @@ def read_back(folder, audio, name="00.parquet", **columns) -> list[Clip]:
     """An audio column through a parquet file; the other columns get plain values."""
     folder.mkdir(exist_ok=True)
     columns = {"human_labels": [["Speech"]] * len(audio)} | columns
-    pq.write_table(pa.table({"audio": audio} | columns), folder / name)
+    with newer_arrow_types():
+        pq.write_table(pa.table({"audio": audio} | columns), folder / name)
     return rows_of(folder)
+
+
+@contextlib.contextmanager
+def newer_arrow_types():
+    """Skips a test of a type that this pyarrow cannot make or write."""
+    try:
+        yield
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        if int(pa.__version__.split(".")[0]) >= 21:
+            raise
+        pytest.skip(f"pyarrow {pa.__version__} cannot write this type: {str(error)[:60]}")
 
 
 OVERSHOOT = 2.83  # of the resampler: the sum of its filter's absolute taps, see test_the_worst_that_resampling_does
@@ -81,7 +94,9 @@ def test_encoded_bytes(tmp_path, kind, in_struct):
 @pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
 @pytest.mark.parametrize("lists", [pa.list_, pa.large_list, pa.list_view, pa.large_list_view, lambda k: pa.list_(k, 4)])
 def test_lists_of_samples_are_48_khz(tmp_path, kind, lists):
-    (clip,) = read_back(tmp_path, pa.array([HALF], lists(kind)))
+    with newer_arrow_types():
+        column = pa.array([HALF], lists(kind))
+    (clip,) = read_back(tmp_path, column)
     assert heard(clip).tolist() == HALF
 
 
@@ -604,6 +619,8 @@ def test_headers_that_promise_three_hours(tmp_path):
     at = wav.index(b"data") + 4
     wav[at : at + 4] = (3 * 3600 * 8000 * 2).to_bytes(4, "little")
     assert len(heard(bytes(wav))) == 48_000
+    if soundfile.__libsndfile_version__ < "1.2.2":
+        pytest.skip(f"libsndfile {soundfile.__libsndfile_version__} refuses a FLAC file whose header promises so much")
     lossless = bytearray(flac(sine(440, 1, 8000), 8000))
     lossless[21] |= 0x0F  # total samples: 36 bits in STREAMINFO
     lossless[22:26] = b"\xff" * 4
