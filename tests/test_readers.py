@@ -187,6 +187,10 @@ def damaged_flac() -> bytes:
     return bytes(data)
 
 
+def chained_with_another_rate() -> bytes:
+    return flac(chirp(), format="OGG") + flac(chirp(3.0, 48_000), 48_000, format="OGG")
+
+
 def header_of_twice_the_length() -> bytes:
     data = bytearray(flac(chirp(), format="WAV"))
     at = data.index(b"data") + 4
@@ -203,8 +207,9 @@ def header_of_twice_the_length() -> bytes:
         (lambda: vbr(chirp(8.0))[:9000], 3.0, readers.SHORT),
         (lambda: muxed(chirp(60.0), "mp4", "aac", options={"movflags": "faststart"})[:200_000], 30.0, readers.SHORT),
         (lambda: 2 * flac(chirp(), format="WAV"), 3.0, readers.FOLLOWED),
+        (chained_with_another_rate, 3.0, readers.FOLLOWED),
     ],
-    ids=["damaged", "cut FLAC", "WAV header", "cut MP3", "cut M4A", "two WAV"],
+    ids=["damaged", "cut FLAC", "WAV header", "cut MP3", "cut M4A", "two WAV", "two rates"],
 )
 def test_what_is_missing_is_said(make, seconds, note):
     found = hear(make(), 0)

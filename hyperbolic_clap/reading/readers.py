@@ -99,7 +99,9 @@ def read(source: bytes | Path, most: float | None, taker: Callable[[], Takes]) -
         if isinstance(second, Reading) and second.frames and second.seconds > reached:
             return _noted(second, data), reader
         if isinstance(first, Reading) and first.frames:
-            return _noted(first, data), soundfile_blocks
+            # Of a chained Ogg whose rate changes ffmpeg reads no more than libsndfile.
+            stopped = containers.is_joined(data) and (isinstance(second, RowError) or second.lost > 0)
+            return _noted(first, data, stopped), soundfile_blocks
         if isinstance(first, Reading) or isinstance(second, Reading):
             error = RowError("empty audio")
         else:
@@ -126,7 +128,7 @@ def _attempt(reader: Blocks, source: bytes | Path, most: float | None, taker: Ta
     return about
 
 
-def _noted(reading: Reading[Takes], data: containers.Bytes) -> Reading[Takes]:
+def _noted(reading: Reading[Takes], data: containers.Bytes, followed: bool = False) -> Reading[Takes]:
     """The reading with its notes: what is missing of the sound, or is not as its header says."""
     large = isinstance(data, bytes) and len(data) >= MAX_BYTES
     promise = containers.promised_seconds(data) or reading.promise or 0
@@ -136,7 +138,7 @@ def _noted(reading: Reading[Takes], data: containers.Bytes) -> Reading[Takes]:
         LARGE: large and not reading.cut,
         SHORT: not (reading.cut or large) and reading.seconds < promise - SLACK,
         NO_LENGTH: containers.lacks_its_length(data),
-        FOLLOWED: containers.is_followed(data),
+        FOLLOWED: followed or containers.is_followed(data),
     }
     reading.notes = [note for note, is_so in found.items() if is_so]
     return reading
