@@ -6,6 +6,7 @@ import logging
 import shutil
 import tracemalloc
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -619,12 +620,13 @@ def test_headers_that_promise_three_hours(tmp_path):
     at = wav.index(b"data") + 4
     wav[at : at + 4] = (3 * 3600 * 8000 * 2).to_bytes(4, "little")
     assert len(heard(bytes(wav))) == 48_000
-    if soundfile.__libsndfile_version__ < "1.2.2":
-        pytest.skip(f"libsndfile {soundfile.__libsndfile_version__} refuses a FLAC file whose header promises so much")
     lossless = bytearray(flac(sine(440, 1, 8000), 8000))
     lossless[21] |= 0x0F  # total samples: 36 bits in STREAMINFO
     lossless[22:26] = b"\xff" * 4
-    assert len(heard(bytes(lossless))) == 48_000
+    found = heard(bytes(lossless))
+    if av.__version__.split(".")[0] != "18" and isinstance(found, str):
+        pytest.skip(f"the ffmpeg of PyAV {av.__version__} refuses such a header: {found}")
+    assert len(found) == 48_000
 
 
 @pytest.mark.parametrize("rate", [0, 44, 2**31 - 1, 2**32 - 1])
