@@ -19,7 +19,7 @@ from hyperbolic_clap.reporting.confidence import risk_coverage
 from hyperbolic_clap.reporting.disk import disk_points
 from hyperbolic_clap.reporting.mds import evenly, hyperbolic_mds
 from hyperbolic_clap.reporting.rebuild import Rebuilt, find, rebuild
-from hyperbolic_clap.reporting.sound import choose, sounds
+from hyperbolic_clap.reporting.sound import choose, played
 from hyperbolic_clap.reporting.tree_disk import BEST, TreeDisk, fit_tree, means
 from hyperbolic_clap.results.compare import describe
 from hyperbolic_clap.results.files import Results, training_words
@@ -253,14 +253,7 @@ def heard(page: Page, most: int) -> dict:
         if file_right is not None and right[0] is not None and len(file_right):
             changed |= (rows >= 0) & (file_right[rows] != right[0])
     chosen = choose(len(base.keys), most, changed)
-    try:
-        found = sounds(base, chosen)
-    except (UserError, OSError) as error:
-        page.notes.append(f"no clip can be played: {error}")
-        return {}
-    if len(found) < len(base.keys):
-        page.notes.append(f"{len(found)} of {len(base.keys)} clips can be played")
-    return {str(i): sound for i, sound in found.items()}
+    return played(base, chosen, page.notes)
 
 
 def classes(page: Page, f: int) -> dict | None:

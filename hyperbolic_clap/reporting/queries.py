@@ -14,7 +14,7 @@ from hyperbolic_clap.projector.opening import open_pipeline
 from hyperbolic_clap.projector.projector import Projector, open_projector
 from hyperbolic_clap.reporting.content import about_file, readable
 from hyperbolic_clap.reporting.rebuild import stored_configs
-from hyperbolic_clap.reporting.sound import choose, sounds
+from hyperbolic_clap.reporting.sound import choose, played
 from hyperbolic_clap.results.files import Results, load
 from hyperbolic_clap.results.retrieval import Retrieval
 from hyperbolic_clap.results.tables import LESS_IS_BETTER
@@ -157,11 +157,4 @@ def heard(page: Page, queries: list[dict], most: int) -> dict:
     for query in queries:
         first, *others = query["ranks"]
         changed[query["clip"]] |= any(rank is not None and (rank == 1) != (first == 1) for rank in others)
-    try:
-        found = sounds(as_results(base), choose(len(base.clips), most, changed))
-    except (UserError, OSError) as error:
-        page.notes.append(f"no clip can be played: {error}")
-        return {}
-    if len(found) < len(base.clips):
-        page.notes.append(f"{len(found)} of {len(base.clips)} clips can be played")
-    return {str(i): sound for i, sound in found.items()}
+    return played(as_results(base), choose(len(base.clips), most, changed), page.notes)

@@ -61,6 +61,18 @@ def sounds(file: Results, chosen: np.ndarray) -> dict[int, dict]:
     return found
 
 
+def played(file: Results, chosen: np.ndarray, notes: list[str]) -> dict[str, dict]:
+    """`sounds` of the chosen clips as the page holds them; where some or all are gone, a sentence in `notes`."""
+    try:
+        found = sounds(file, chosen)
+    except (UserError, OSError) as error:
+        notes.append(f"no clip can be played: {error}")
+        return {}
+    if len(found) < len(file.keys):
+        notes.append(f"{len(found)} of {len(file.keys)} clips can be played")
+    return {str(i): sound for i, sound in found.items()}
+
+
 def opus(waveform: np.ndarray, rate: float) -> bytes:
     """A (samples,) waveform of 48 kHz as Ogg/Opus of about `rate` bits a second."""
     import soundfile
