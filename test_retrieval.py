@@ -39,7 +39,7 @@ def parser() -> Parser:
     add_shared_flags(parser)
     add_projector_flags(parser)
     add = parser.add_argument
-    add("--num-samples", type=at_least(2), default=None, help="the first N usable clips (default: all)")
+    add("--num-samples", type=at_least(2), default=None, help="the first N usable rows (default: all)")
     add("--output-json", type=Path, default=None, help="default: results_retrieval_<kind>_<time>.json in this folder")
     return parser
 

@@ -40,7 +40,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     add_shared_flags(parser)
     add = parser.add_argument
-    add("--num-samples", type=at_least(2), default=None, help="the first N usable clips (default: all)")
+    add("--num-samples", type=at_least(2), default=None, help="the first N usable rows (default: all)")
     add("--output-dir", type=Path, default=Path("checkpoints_hyperbolic"), help="default: ./checkpoints_hyperbolic")
     add_training_flags(parser)
     add("--resume", action="store_true", help="go on after the last finished epoch in --output-dir")

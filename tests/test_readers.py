@@ -1,5 +1,6 @@
 """Sound is read whole: forms of which libsndfile guesses the length, forms that it cannot read, damage, notes."""
 
+import gzip
 import io
 import logging
 import shutil
@@ -232,6 +233,30 @@ def test_what_is_mostly_damage_is_not_heard():
     data[3000::97] = bytes(byte ^ 0xFF for byte in data[3000::97])
     with pytest.raises(RowError, match="undecodable audio"):
         hear(bytes(data), 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a pointer of Git LFS"),
+        (gzip.compress(flac(chirp())), "a file compressed by gzip"),
+        (b"PK\x03\x04" + bytes(60), "a ZIP archive"),
+        (b'{"error": "Unauthorized"}', "a JSON text"),
+        (bytes(1000), "zeros"),
+    ],
+)
+def test_what_a_failed_download_left_is_named(data, form, tmp_path):
+    (tmp_path / "a.wav").write_bytes(data)
+    for source in (data, tmp_path / "a.wav"):
+        with pytest.raises(RowError, match=f"^not a sound but {form}"):
+            hear(source, 0)
+
+
+def test_the_reason_of_other_bytes_names_nothing_of_ours():
+    with pytest.raises(RowError) as error:
+        hear(bytes(range(256)) * 10, 0)
+    assert error.value.reason == "undecodable audio" and "object at" not in str(error.value)
 
 
 @pytest.mark.parametrize("rate", [8000, 48_000, 192_000])

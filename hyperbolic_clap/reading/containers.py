@@ -10,6 +10,20 @@ Bytes = bytes | mmap.mmap
 FOREIGN = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"0&\xb2u"))
 # The forms of named chunks, and their byte order.
 IFF: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+# What stands in a sound's place where a download went wrong, by its first bytes.
+OTHERS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file that it stands for",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML text",
+    b"{": "a JSON text",
+    b"\x1f\x8b": "a file compressed by gzip",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"%PDF": "a PDF document",
+    b"PAR1": "a parquet file",
+}
 SOUNDS = (b"RIFF", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff")
 UNEXPLAINED = 512  # bytes behind the end that may be the rest of a page or of a frame
 LOOK = 1 << 20  # bytes behind the end that are looked at
@@ -28,6 +42,14 @@ class WavData(NamedTuple):
 def is_foreign(data: Bytes) -> bool:
     """Whether the bytes are of a form that libsndfile cannot read and other readers can."""
     return any(data[at : at + len(magic)] == magic for at, magic in FOREIGN)
+
+
+def other_form(data: Bytes) -> str | None:
+    """What bytes are that no reader takes for a sound; None if nothing is known of them."""
+    start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.rstrip(b"\0") == b"":
+        return "zeros" if data[:64] else None
+    return next((form for magic, form in OTHERS.items() if start.lower().startswith(magic.lower())), None)
 
 
 def flac_length(data: Bytes) -> tuple[int, int] | None:

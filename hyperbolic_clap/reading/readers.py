@@ -27,7 +27,7 @@ BLOCK_SAMPLES = 1 << 20  # samples decoded at a time, all channels together
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # 44 is most likely meant as kHz
 MOSTLY = 0.99  # of a length that counts the silence at both ends, which is not read
 SLACK = 0.1  # seconds that two readers may differ by: encoder delays, the last frame of a lossy format
-BAD_RATE, NO_TRACK = "impossible sampling rate", "no audio track"
+BAD_RATE, NO_TRACK, UNDECODABLE = "impossible sampling rate", "no audio track", "undecodable audio"
 LONGEST_GAP = 60  # seconds of silence that stand in for damaged packets; more is a wrong time stamp
 # What PyAV may take a file for. Others, such as playlists, could make it open further files or addresses.
 FORMS = ("aac,ac3,aiff,amr,ape,asf,au,caf,dsf,dts,eac3,flac,flv,gsm,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,rm,tta,"
@@ -106,6 +106,8 @@ def read(source: bytes | Path, most: float | None, taker: Callable[[], Takes]) -
             error = RowError("empty audio")
         else:
             error = second if first is None or second.reason == NO_TRACK else first
+            if form := containers.other_form(data):
+                error = RowError(f"not a sound but {form}", lasting=error.lasting)
         if isinstance(data, bytes) and len(data) >= MAX_BYTES:
             error = RowError(f"above {MAX_BYTES >> 20} MiB, of a form that cannot be read in part", str(error))
         raise error
@@ -196,7 +198,8 @@ def soundfile_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarra
                 if file.format == "MP3" and containers.has_frame_count(data):
                     about.promise = MOSTLY * promised / about.rate
     except (soundfile.SoundFileError, TypeError, ValueError) as error:  # TypeError: raw samples of an unknown rate
-        raise RowError("undecodable audio", first_line(error)) from None
+        # Of what cannot be opened, libsndfile's own words: the whole sentence names an object of Python.
+        raise RowError(UNDECODABLE, first_line(getattr(error, "error_string", error))) from None
 
 
 def av_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]:
@@ -207,7 +210,7 @@ def av_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]:
     try:
         import av
     except ImportError as error:
-        raise RowError("undecodable audio", f"the library av is missing: {first_line(error)}", lasting=False) from None
+        raise RowError(UNDECODABLE, f"the library av is missing: {first_line(error)}", lasting=False) from None
     options = {"format_whitelist": FORMS}
     try:
         with _open(source) as opened, av.open(opened, "r", options=options, metadata_errors="ignore") as file:
@@ -226,9 +229,9 @@ def av_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]:
     except RowError:
         raise
     except Exception as error:  # its errors are of many classes
-        raise RowError("undecodable audio", first_line(error)) from None
+        raise RowError(UNDECODABLE, first_line(error)) from None
     if about.lost > about.good:
-        raise RowError("undecodable audio", f"{about.lost} of its {about.lost + about.good} packets are damaged")
+        raise RowError(UNDECODABLE, f"{about.lost} of its {about.lost + about.good} packets are damaged")
 
 
 def _av_frames(packets: Iterator, flac: bool, errors: type[Exception], about: Reading) -> Iterator[np.ndarray]:
@@ -302,6 +305,6 @@ def librosa_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]
         try:
             samples, rate = librosa.load(path, sr=None, mono=False)
         except Exception as error:  # its decoders raise whatever their back ends do, and one may be installed later
-            raise RowError("undecodable audio", first_line(error), lasting=False) from None
+            raise RowError(UNDECODABLE, first_line(error), lasting=False) from None
     about.rate = require_rate(int(rate))
     yield np.atleast_2d(samples).mean(axis=0)
