@@ -259,6 +259,14 @@ def test_the_reason_of_other_bytes_names_nothing_of_ours():
     assert error.value.reason == "undecodable audio" and "object at" not in str(error.value)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+def test_channels_are_averaged_as_numpy_does(channels):
+    rng = np.random.default_rng(channels)
+    samples = np.float32(rng.normal(size=(4000, channels)) * 10.0 ** rng.integers(-30, 30, (4000, channels)))
+    assert readers._average(samples).tobytes() == samples.mean(axis=1).tobytes()
+    assert readers._average(samples.T.copy().T).tobytes() == samples.mean(axis=1).tobytes()
+
+
 @pytest.mark.parametrize("rate", [8000, 48_000, 192_000])
 def test_ten_minutes_are_ten_minutes_at_any_rate(rate, monkeypatch):
     monkeypatch.setattr(audio_reading, "MAX_SECONDS", 2)

@@ -192,7 +192,7 @@ def soundfile_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarra
             about.rate, promised = require_rate(file.samplerate), file.frames
             frames = max(1, BLOCK_SAMPLES // file.channels)
             while len(block := file.read(frames, dtype="float32", always_2d=True)):
-                yield block[:, 0] if file.channels == 1 else block.mean(axis=1)
+                yield _average(block)
             with _looked_at(source) as data:
                 about.doubtful = not containers.is_explained(data, opened.tell())
                 if file.format == "MP3" and containers.has_frame_count(data):
@@ -277,7 +277,14 @@ def _mono(frame) -> np.ndarray:
         bits = 8 * samples.dtype.itemsize
         samples = samples.astype(np.float32) / 2.0 ** (bits - 1) - (samples.dtype.kind == "u")
     samples = samples.astype(np.float32, copy=False)
-    return samples[0] if channels == 1 else samples.mean(axis=0)
+    return _average(samples.T)
+
+
+def _average(samples: np.ndarray) -> np.ndarray:
+    """(n, channels) -> (n,) their mean. Of two channels it is the same to the bit as numpy's, in less time."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    return (samples[:, 0] + samples[:, 1]) / 2 if samples.shape[1] == 2 else samples.mean(axis=1)
 
 
 def _grouped(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -307,4 +314,4 @@ def librosa_blocks(source: bytes | Path, about: Reading) -> Iterator[np.ndarray]
         except Exception as error:  # its decoders raise whatever their back ends do, and one may be installed later
             raise RowError(UNDECODABLE, first_line(error), lasting=False) from None
     about.rate = require_rate(int(rate))
-    yield np.atleast_2d(samples).mean(axis=0)
+    yield _average(np.atleast_2d(samples).T)
