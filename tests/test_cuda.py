@@ -20,16 +20,14 @@ from hyperbolic import tangent_pairwise_distance
 from hyperbolic_clap.embedding.clips import embed_clips
 from hyperbolic_clap.embedding.store import EmbeddingCache
 from hyperbolic_clap.plumbing.config import CLASS_LABELS, TrainConfig
+from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.projector import checkpoints
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.training.trainer import Trainer
 
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA device here", allow_module_level=True)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
-from hyperbolic_clap.plumbing.device import choose_device  # noqa: E402  (its settings are those of a run)
-
-CUDA = choose_device("cuda:0")
+CUDA = choose_device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")  # its settings are those of a run
 TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"
 NOT_FUSED, FUSED = "tiny", "fused"
 

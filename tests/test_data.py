@@ -650,7 +650,7 @@ def test_wav_headers_with_impossible_rates(rate):
     ],
 )
 def test_what_is_no_audio_is_skipped(audio):
-    assert heard(audio) == "undecodable audio"
+    assert heard(audio) in ("undecodable audio", "not a sound but zeros", "not a sound but a picture")
 
 
 def test_libsndfile_prints_no_traceback(capfd):

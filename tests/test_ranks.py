@@ -184,7 +184,7 @@ def test_any_part_of_a_folder_is_that_part_of_its_rows(uneven):
 
 
 def test_the_bar_ends_also_if_rows_of_the_share_are_lost():
-    with Progress(Alone()) as progress:
+    with Progress(Alone(), 10) as progress:
         progress.begin(10, 10)
         for _ in range(4):
             progress.update()

@@ -145,7 +145,7 @@ def embed_folder(
     wanted = min(pipeline.data.num_samples or folder.num_rows, folder.num_rows)
     workers = config.workers or max(1, cores() // ranks.local_size)
     start, results = 0, []
-    with Progress(ranks) as progress:
+    with Progress(ranks, wanted) as progress:
         while wanted and start < folder.num_rows:
             stop = min(start + wanted, folder.num_rows)
             first, last = share = ranks.share(start, stop)

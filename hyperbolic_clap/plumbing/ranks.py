@@ -152,15 +152,15 @@ def open_ranks() -> Alone:
 
 
 class Progress:
-    """One bar on rank 0 over the rows of all ranks."""
+    """One bar on rank 0 over the rows of all ranks, `all_rows` of them as far as is known at the start."""
 
-    def __init__(self, ranks: Alone):
+    def __init__(self, ranks: Alone, all_rows: int):
         from hyperbolic_clap.plumbing.progress import bar
 
         self.ranks, self.told = ranks, time.monotonic()
-        self.all_rows = self.left = self.new = 0
+        self.all_rows, self.left, self.new = all_rows, 0, 0
         self.watcher: threading.Thread | None = None
-        self.bar = bar("embedding", "clip", delay=0, disable=ranks.rank > 0)
+        self.bar = bar("embedding", "clip", all_rows, delay=0, disable=ranks.rank > 0)
 
     def begin(self, all_rows: int, share: int) -> None:
         """Now the ranks go up to row `all_rows`, this one with a share of rows."""

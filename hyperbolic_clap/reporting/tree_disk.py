@@ -8,6 +8,7 @@ Hyperbolic Plane"); the same fit in the flat plane is the control.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -37,8 +38,12 @@ class TreeDisk:
     flat_error: float
 
 
+@lru_cache(maxsize=4)
 def fit_tree(tree: Ontology, classes: tuple[int, ...]) -> TreeDisk:
-    """The tree above some classes (node positions), fitted in two dimensions; no random part."""
+    """The tree above some classes (node positions), fitted in two dimensions; no random part.
+
+    Kept in the process, since a fit of AudioSet's tree takes seconds.
+    """
     kept = {ROOT}
     for node in classes:
         while node not in kept:
