@@ -116,6 +116,13 @@ def tone_rows(count: int, labels=("Sine wave", "Chirp tone", "Music")) -> list[d
     ]
 
 
+def few_classes(folder: Path) -> Path:
+    """A class list of the tones' three labels, for tests in which AudioSet's 527 would only cost time."""
+    path = folder / "classes.json"
+    path.write_text('{"Sine wave": 0, "Chirp tone": 1, "Music": 2}', encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def tones(tmp_path):
     """A folder of 24 tones in two parquet files."""

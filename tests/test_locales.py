@@ -6,14 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY, finish, tone_rows, write_rows
+from conftest import ROOT, TINY, few_classes, finish, tone_rows, write_rows
 
 CHAIN = """
 import sys, os, json, runpy
 sys.path.insert(0, {root!r})
 os.chdir({home!r})
 assert sys.getfilesystemencoding() == {encoding!r}, sys.getfilesystemencoding()
-folder = [name for name in os.listdir() if name != "data"][0]
+folder = [name for name in os.listdir() if "." not in name and name != "data"][0]
 model = ("--checkpoint", f"{{folder}}/tiny", "--device", "cpu", "--cache-dir", f"{{folder}}/cache")
 
 def run(name, *flags):
@@ -23,11 +23,12 @@ def run(name, *flags):
     except SystemExit as stop:
         assert not stop.code, (name, stop.code)
 
-run("train_hyperbolic_clap.py", "--parquet-dir", "data", "--output-dir", f"{{folder}}/out", "--epochs", "1", *model)
+run("train_hyperbolic_clap.py", "--parquet-dir", "data", "--output-dir", f"{{folder}}/out", "--epochs", "1", *model,
+    "--class-labels", "classes.json")
 head = f"{{folder}}/out/projection_epoch_1.pth"
 for kind, more in (("a", ()), ("b", ("--use-hyperbolic", "--projection-checkpoint", head))):
     run("test_clap_modelscope.py", "--parquet-dir", "data", "--save-scores", f"{{folder}}/{{kind}}.safetensors",
-        "--output-json", f"{{folder}}/{{kind}}.json", *more, *model)
+        "--output-json", f"{{folder}}/{{kind}}.json", "--class-labels", "classes.json", *more, *model)
 run("compare_results.py", f"{{folder}}/a.json", f"{{folder}}/b.json", "--report", f"{{folder}}/report.html")
 run("search_sounds.py", {query!r}, "--parquet-dir", "data", "--top-k", "3", "--save-audio", f"{{folder}}/found", *model)
 sounds = [os.path.join(f"{{folder}}/found", a, b) for a in os.listdir(f"{{folder}}/found")
@@ -65,6 +66,7 @@ def test_the_whole_way_under_another_locale(request, tmp_path, locale):
     for i, row in enumerate(rows):
         row["video_id"] = f"猫\u00e9{i}\U0001f3b5"
     write_rows(tmp_path / "data", rows)
+    few_classes(tmp_path)
     shutil.copytree(os.fsencode(TINY), os.path.join(os.fsencode(tmp_path), name, b"tiny"))
     code = CHAIN.format(root=str(ROOT), home=str(tmp_path), encoding=encoding, query="a tone")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHONUTF8"))}

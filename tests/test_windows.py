@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, TINY, here, script, tone_rows, write_rows
+from conftest import ROOT, TINY, few_classes, here, script, tone_rows, write_rows
 
 from hyperbolic_clap.plumbing import files
 from hyperbolic_clap.plumbing.errors import UserError
@@ -83,13 +83,14 @@ def test_the_whole_way_on_windows(windows, tmp_path):
     """Training, a second one, resume, test, compare, search and tag."""
     folder = write_rows(tmp_path / "data", tone_rows(24))
     out, cache = tmp_path / "out", ("--cache-dir", tmp_path / "cache")
-    train = ("train_hyperbolic_clap.py", "--parquet-dir", folder, "--output-dir", out, *cache)
+    classes = ("--class-labels", few_classes(tmp_path))
+    train = ("train_hyperbolic_clap.py", "--parquet-dir", folder, "--output-dir", out, *cache, *classes)
     script(*train, "--epochs", "1")
     again = script(*train, "--epochs", "2", "--log-to", "tensorboard") if has("tensorboard") else script(*train)
     assert "was moved to" in again.stdout and len(list(out.glob("best_projection_epoch_*.pth"))) == 1
     assert "resuming after epoch" in script(*train, "--epochs", "3", "--resume").stdout
     best = next(out.glob("best_projection_epoch_*.pth"))
-    flags = ("--parquet-dir", folder, *cache)
+    flags = ("--parquet-dir", folder, *cache, *classes)
     for name, more in (("a", ()), ("b", ("--use-hyperbolic", "--projection-checkpoint", best))):
         scores = ("--save-scores", tmp_path / "scores" / f"{name}.safetensors")
         for _ in range(2):
