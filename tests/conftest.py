@@ -1,6 +1,7 @@
 """Shared material of the tests: the embedded checkpoint, real sounds where they exist, small parquet folders."""
 
 import contextlib
+import gc
 import io
 import os
 import runpy
@@ -23,6 +24,8 @@ import soundfile
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 from safetensors.numpy import load_file
+
+gc.set_threshold(100_000)  # as a script's run does
 
 # Started where Ctrl-C is ignored (`make test &` in a script), every process that a test starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
