@@ -389,7 +389,7 @@ def main() -> int:
 
 
 def report(found: dict[Mutant, str], seconds: float, new: int, allowed: float) -> int:
-    """Print the table of what became of the mutants; -> the exit code. allowed: the share of a room that may survive."""
+    """Print the table of what became of them; -> the exit code. allowed: the share of a room that may survive."""
     print(f"\n{'room':14} mutants  killed  survived  equivalent")
     bad, lines, core = 0, [], sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     for room in dict.fromkeys(mutant.room for mutant in found):

@@ -1,4 +1,4 @@
-"""What a training chooses, a second time by counting: thresholds, scaling, the best epoch, splits, identities, doubts."""
+"""What a training chooses, a second time by counting: thresholds, scaling, the best epoch, splits, identities."""
 
 import dataclasses
 import math
@@ -52,8 +52,8 @@ def test_what_is_fitted_is_of_the_validation_clips_and_of_their_scaled_logits():
     rng = np.random.default_rng(0)
     names, targets = ["a", "b", "c"], torch.from_numpy(rng.random((90, 3)) < 0.5)
     similarity = torch.from_numpy(rng.normal(size=(90, 3)) + 2 * targets.numpy())
-    stub = SimpleNamespace(validation=torch.arange(30, 90), train=torch.arange(30), targets=targets, text=None,
-                           audio=similarity, projector=lambda rows, _: rows, logit_scale=lambda x: 5 * x - 3)  # fmt: skip
+    stub = SimpleNamespace(validation=torch.arange(30, 90), train=torch.arange(30), targets=targets, text=None)
+    stub.audio, stub.projector, stub.logit_scale = similarity, lambda rows, _: rows, lambda x: 5 * x - 3
     found, logits, truth = calibration(stub, names), 5 * similarity[30:].numpy() - 3, targets[30:].numpy()
     slope, shift = fit(logits.ravel(), truth.ravel())
     assert found["calibration"] == {"slope": slope, "shift": shift, "clips": 60} and slope < 0.9
@@ -114,8 +114,10 @@ def test_a_split_ties_equal_values_and_nothing_else(tmp_path, kind):
 def test_the_identity_of_a_run_holds_its_split_and_its_data():
     """So a run is not resumed with other training clips, although --train-ratio is no part of the settings there."""
     audio, targets, text = torch.randn(9, 4), torch.rand(9, 3) < 0.5, torch.randn(3, 4)
-    split, embedder = (torch.arange(6), torch.arange(6, 9)), SimpleNamespace(
-        encoder=SimpleNamespace(name="", sha256="", embed_dim=4), prompt="p")
+    split, embedder = (
+        (torch.arange(6), torch.arange(6, 9)),
+        SimpleNamespace(encoder=SimpleNamespace(name="", sha256="", embed_dim=4), prompt="p"),
+    )
 
     def data(tensors, split=split):
         return _about(TrainConfig(), SimpleNamespace(tensors=lambda: tensors), split, embedder)()["identity"]["data"]
