@@ -35,7 +35,7 @@ SECONDS = 300  # of a core that the tests of one mutant may take; what loops for
 
 
 class Mutant(NamedTuple):
-    """An edit of a file. tests: what must notice it. changes_nothing: why nothing can, '' else."""
+    """An edit of a file. tests: files or tests that must notice it. changes_nothing: why nothing can, '' else."""
 
     room: str
     file: str
@@ -153,7 +153,8 @@ MUTANTS = [Mutant(*line) for line in (
     ("results", f"{H}/results/measures.py", "b[name][:count] - a[name][:count]",
      "b[name][:count] - a[name][:count][::-1]", LAWS),
     ("results", f"{H}/results/compare.py", "counts >= config.min_clips", "counts > config.min_clips", LAWS),
-    ("results", f"{H}/results/compare.py", "found if pair.whole else None", "found", LAWS),
+    ("results", f"{H}/results/compare.py", "intervals.append(change if pair.whole else None)",
+     "intervals.append(change)", LAWS),
     # Store
     ("store", f"{H}/embedding/store.py", "            self.last_write = time.monotonic()\n            if",
      "            if", GUARDS),
@@ -173,7 +174,7 @@ MUTANTS = [Mutant(*line) for line in (
     ("fingerprints", "CLAP/encoder.py", 'f"libsndfile {soundfile.__libsndfile_version__}",', "", KEYS),
     ("fingerprints", "CLAP/encoder.py", """, f"tokenizers {version('tokenizers')}")""", ")", KEYS),
     ("fingerprints", "CLAP/encoder.py", 'for library in ("torch", "transformers")', 'for library in ("torch",)', KEYS),
-    ("fingerprints", "CLAP/encoder.py", "facts += (self.device.type, ", "facts += (", KEYS),
+    ("fingerprints", "CLAP/encoder.py", "facts += (self.device.type, ", 'facts += ("", ', KEYS),
     ("fingerprints", "CLAP/encoder.py", ', f"autocast {self.autocast}")', ",)", KEYS),
     ("fingerprints", "CLAP/encoder.py", 'f"preprocessing {PREPROCESSING}", ', "", KEYS),
     ("fingerprints", "CLAP/checkpoint.py",
@@ -326,7 +327,7 @@ OUTCOMES = {0: "survived", 1: "killed", 2: "killed", -signal.SIGXCPU: "killed"}
 def key(mutant: Mutant) -> str:
     """For as long as this stays, so does what was found."""
     digest = hashlib.sha256(repr(mutant).encode())
-    for path in (ROOT / mutant.file, *(ROOT / "tests" / name for name in mutant.tests.split())):
+    for path in (ROOT / mutant.file, *(ROOT / "tests" / name.split("::")[0] for name in mutant.tests.split())):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -346,10 +347,11 @@ def main() -> int:
         if count != 1:
             sys.exit(f"{mutant.file} holds {mutant.old!r} {count} times instead of once: the list needs mending")
     found: dict[str, str] = {} if args.anew or not KEPT.is_file() else json.loads(KEPT.read_text())
-    started, new = time.time(), [mutant for mutant in wanted if key(mutant) not in found]
     # Last, the tests without a mutant: those that fail by themselves prove nothing.
     plain = [Mutant("", "README.md", "", "", tests) for tests in sorted({mutant.tests for mutant in wanted})]
-    todo = [*new, *(mutant for mutant in plain if found.get(key(mutant)) != "survived")]
+    keys = {mutant: key(mutant) for mutant in [*wanted, *plain]}  # before the copies: the tree may change meanwhile
+    started, new = time.time(), [mutant for mutant in wanted if keys[mutant] not in found]
+    todo = [*new, *(mutant for mutant in plain if found.get(keys[mutant]) != "survived")]
     if todo:
         load()
     with tempfile.TemporaryDirectory() as home:
@@ -369,35 +371,36 @@ def main() -> int:
                     os.killpg(pid, signal.SIGKILL)
                 code = os.waitstatus_to_exitcode(status)
                 said = (folder / "said").read_text(errors="replace")[-300:] if (folder / "said").exists() else ""
-                found[key(mutant)] = OUTCOMES.get(code, f"error {code}: {said}")
+                found[keys[mutant]] = OUTCOMES.get(code, f"error {code}: {said}")
                 (folder / mutant.file).write_text(whole)
                 del running[pid]
                 free.append(folder)
                 KEPT.parent.mkdir(exist_ok=True)
                 KEPT.write_text(json.dumps(found))
-                print(f"{time.time() - began:4.0f} s {found[key(mutant)]}: {shown(mutant)}", flush=True)
+                print(f"{time.time() - began:4.0f} s {found[keys[mutant]]}: {shown(mutant)}", flush=True)
             time.sleep(0.05)
-    code = report(wanted, found, time.time() - started, len(new), 0.1 if args.tool else 0)
+    outcomes = {mutant: found[keys[mutant]] for mutant in wanted}
+    code = report(outcomes, time.time() - started, len(new), 0.1 if args.tool else 0)
     for mutant in plain:
-        if found[key(mutant)] != "survived":
-            print(f"    {mutant.tests} fails without any mutant: {found[key(mutant)]}")
+        if found[keys[mutant]] != "survived":
+            print(f"    {mutant.tests} fails without any mutant: {found[keys[mutant]]}")
             code = 1
     return code
 
 
-def report(wanted: list[Mutant], found: dict[str, str], seconds: float, new: int, allowed: float) -> int:
-    """Print the table; -> the exit code. allowed: the share of a room that may survive."""
+def report(found: dict[Mutant, str], seconds: float, new: int, allowed: float) -> int:
+    """Print the table of what became of them; -> the exit code. allowed: the share of a room that may survive."""
     print(f"\n{'room':14} mutants  killed  survived  equivalent")
     bad, lines, core = 0, [], sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-    for room in dict.fromkeys(mutant.room for mutant in wanted):
-        mine = [mutant for mutant in wanted if mutant.room == room]
+    for room in dict.fromkeys(mutant.room for mutant in found):
+        mine = [mutant for mutant in found if mutant.room == room]
         same = [mutant for mutant in mine if mutant.changes_nothing]
-        lived = [mutant for mutant in mine if mutant not in same and found[key(mutant)] != "killed"]
+        lived = [mutant for mutant in mine if mutant not in same and found[mutant] != "killed"]
         print(f"{room:14} {len(mine):7} {len(mine) - len(same) - len(lived):7} {len(lived):9} {len(same):11}")
         bad += len(lived) > allowed * (len(mine) - len(same))
         lines += [f"    changes nothing: {shown(mutant)}: {mutant.changes_nothing}" for mutant in same]
-        lines += [f"    {found[key(mutant)]}: {shown(mutant)} ({mutant.tests})" for mutant in lived]
-    lines.append(f"{len(wanted)} mutants, {new} of them run now, in {seconds:.0f} s, {core:.0f} s of a core")
+        lines += [f"    {found[mutant]}: {shown(mutant)} ({mutant.tests})" for mutant in lived]
+    lines.append(f"{len(found)} mutants, {new} of them run now, in {seconds:.0f} s, {core:.0f} s of a core")
     print("\n".join(lines))
     return 1 if bad else 0
 

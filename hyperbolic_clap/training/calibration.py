@@ -38,6 +38,6 @@ def thresholds(probabilities: np.ndarray, targets: np.ndarray) -> list[float | N
         order = np.argsort(-values, kind="stable")
         precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
         last = np.append(np.diff(values[order]) < 0, True)  # of clips of one probability all count or none
-        enough = np.flatnonzero((precision >= PRECISION) & last & right[order])
+        enough = np.flatnonzero((precision >= PRECISION) & last & np.isin(values[order], values[right]))
         found.append(float(values[order[enough[-1]]]) if len(enough) and right.sum() >= LEAST else None)
     return found

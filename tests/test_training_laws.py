@@ -1,0 +1,201 @@
+"""What a training chooses, a second time by counting: thresholds, scaling, the best epoch, splits, identities."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tone_rows, write_rows
+
+from data import ParquetFolder
+from hyperbolic import SIMILARITIES, HyperbolicProjector, expmap0
+from hyperbolic_clap.metrics.calibration import fit
+from hyperbolic_clap.plumbing.config import SELECT_BY, TrainConfig
+from hyperbolic_clap.projector.exported import sha256
+from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.training.calibration import calibration, thresholds
+from hyperbolic_clap.training.fit import _about, doubts
+from hyperbolic_clap.training.groups import groups
+from hyperbolic_clap.training.run_folder import FIGURES, RECALLS, RunFolder
+
+
+def counted_threshold(values, right):
+    """The least probability of a clip of the class above which four of five clips are of it."""
+    reached = [v for v in values[right] if right[values >= v].mean() >= 0.8]
+    return min(reached, default=None) if right.sum() >= 5 else None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_thresholds_are_what_counting_gives(seed):
+    """Of classes that are easy, hard, rare, never there; probabilities tie; the order of the clips says nothing."""
+    rng = np.random.default_rng(seed)
+    targets = rng.random((40, 30)) < np.linspace(0, 0.6, 30)
+    values = (targets * np.tile([0.1, 0.3, 0.8], 10) + rng.random(targets.shape)).round(1) / 2
+    wanted = [counted_threshold(v, t) for v, t in zip(values.T, targets.T, strict=True)]
+    assert thresholds(values, targets) == wanted and 2 < wanted.count(None) < 28
+    mixed = rng.permutation(40)
+    assert thresholds(values[mixed], targets[mixed]) == wanted
+
+
+@pytest.mark.parametrize("count", [4, 5, 6])
+def test_a_class_of_five_clips_has_a_threshold_of_its_own(count):
+    right = np.arange(10) < count
+    assert thresholds((right / 2.0)[:, None], right[:, None]) == [0.5 if count >= 5 else None]
+    five = np.arange(5) < 4  # 4 of 5 are just enough
+    assert thresholds(np.full((10, 1), 0.5), np.tile(five, 2)[:, None]) == [0.5]
+
+
+def test_what_is_fitted_is_of_the_validation_clips_and_of_their_scaled_logits():
+    rng = np.random.default_rng(0)
+    names, targets = ["a", "b", "c"], torch.from_numpy(rng.random((90, 3)) < 0.5)
+    similarity = torch.from_numpy(rng.normal(size=(90, 3)) + 2 * targets.numpy())
+    stub = SimpleNamespace(validation=torch.arange(30, 90), train=torch.arange(30), targets=targets, text=None)
+    stub.audio, stub.projector, stub.logit_scale = similarity, lambda rows, _: rows, lambda x: 5 * x - 3
+    found, logits, truth = calibration(stub, names), 5 * similarity[30:].numpy() - 3, targets[30:].numpy()
+    slope, shift = fit(logits.ravel(), truth.ravel())
+    assert found["calibration"] == {"slope": slope, "shift": shift, "clips": 60} and slope < 0.9
+    scaled = 1 / (1 + np.exp(-slope * logits - shift))
+    own = {name: counted_threshold(p, t) for name, p, t in zip(names, scaled.T, truth.T, strict=True)}
+    assert found["thresholds"]["by_class"] == pytest.approx(own) and len(own) == 3
+
+
+def epoch(number, rng, captions):
+    figures = {name: float(rng.integers(3)) for name in (*FIGURES, *(RECALLS if captions else SELECT_BY[1:]))}
+    return figures | {"epoch": number}
+
+
+@pytest.mark.parametrize("select_by", [*SELECT_BY, "captions"])
+def test_the_best_epoch_is_what_sorting_gives(select_by):
+    """The most of a metric or of both recalls, or the least loss; of equal ones the least loss, then the first."""
+    captions = select_by == "captions"
+    for seed in range(60):
+        rng, folder = np.random.default_rng(seed), object.__new__(RunFolder)
+        folder.select_by, folder.setup, folder._best = "val_loss" if captions else select_by, {"epochs": []}, None
+        epochs = [epoch(i, rng, captions) for i in range(1, 7)]
+        better = [folder._record(one) for one in epochs]
+        most = (lambda e: sum(e[r] for r in RECALLS)) if captions else lambda e: e[select_by]
+        order = sorted(epochs, key=lambda e: (0 if select_by == "val_loss" else -most(e), e["val_loss"], e["epoch"]))
+        assert folder.best["epoch"] == folder.setup["best_epoch"] == order[0]["epoch"]
+        assert better == [one == min(epochs[: i + 1], key=order.index) for i, one in enumerate(epochs)]
+        for patience in (1, 2, 5):
+            assert folder.should_stop_early(patience) == (6 - order[0]["epoch"] >= patience)
+        assert not folder.should_stop_early(None)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize("similarity", ["hyperbolic", "cosine"])
+def test_doubts(learned, near, similarity):
+    best = {"val_loss": 1.4 if learned else 1.6, "audio_near_boundary": 0.51 if near else 0.5,
+            "text_near_boundary": 0.0 if near else 1.0}  # fmt: skip
+    said = doubts(TrainConfig(similarity=similarity), best, 1.0)
+    assert len(said) == (not learned) + (near and similarity == "hyperbolic")
+    assert len(doubts(TrainConfig(similarity=similarity), best, -1.0)) == len(said)
+
+
+@pytest.mark.parametrize("kind", [str, float, int])
+def test_a_split_ties_equal_values_and_nothing_else(tmp_path, kind):
+    """A row without a value, None or NaN, stands for itself, whatever file it is in."""
+    row, values = tone_rows(1)[0], [1, None, 2, 1, math.nan, 3, math.nan, None, 2, 5]
+    values = [None if v is None or (v != v and kind is not float) else kind(v) for v in values]
+    rows = [row | {"video_id": f"v{i}", "where": value} for i, value in enumerate(values)]
+    write_rows(tmp_path, rows[:4], "0.parquet")
+    write_rows(tmp_path, rows[4:], "1.parquet")
+    folder = ParquetFolder(tmp_path, ClassList(["Sine wave", "Music"]))
+    used = np.array([0, 1, 2, 3, 4, 6, 7, 8, 9])
+    own = [("row", i) if values[i] is None or values[i] != values[i] else values[i] for i in used.tolist()]
+    found = groups(folder, SimpleNamespace(sample_ids=used), "where").tolist()
+    assert found == [list(dict.fromkeys(own)).index(value) for value in own]
+
+
+def test_the_identity_of_a_run_holds_its_split_and_its_data():
+    """So a run is not resumed with other training clips, although --train-ratio is no part of the settings there."""
+    audio, targets, text = torch.randn(9, 4), torch.rand(9, 3) < 0.5, torch.randn(3, 4)
+    split, embedder = (
+        (torch.arange(6), torch.arange(6, 9)),
+        SimpleNamespace(encoder=SimpleNamespace(name="", sha256="", embed_dim=4), prompt="p"),
+    )
+
+    def data(tensors, split=split):
+        return _about(TrainConfig(), SimpleNamespace(tensors=lambda: tensors), split, embedder)()["identity"]["data"]
+
+    same = data((audio, targets, text))
+    assert same == data((audio.clone(), targets.clone(), text.clone()))
+    others = [data((audio + 1, targets, text)), data((audio, ~targets, text)), data((audio, targets, text + 1)),
+              data((audio, targets, text), (torch.arange(5), torch.arange(5, 9))),
+              data((audio, targets, text), (torch.arange(1, 7), torch.tensor([0, 7, 8])))]  # fmt: skip
+    assert len({same, *others}) == 6
+
+
+# The projector
+
+
+def checkpoint(**changes):
+    state = HyperbolicProjector(4, 3, 2.0).state_dict()
+    content = {"similarity": "hyperbolic", "base_c": 2.0, "temperature": 0.7, "audio_radius": 0.5, "epoch": 3,
+               "identity": {"seed": 1}, "optimizer_state_dict": {}, "projection_state_dict": dict(state),
+               "scale_state_dict": {"log_scale": torch.tensor(2.0), "bias": torch.tensor(-1.0)},
+               "prototype_weight": 0.5, "prototype_classes": ["a"], "prototype_means": torch.ones(1, 4)}  # fmt: skip
+    return content | changes
+
+
+def test_each_part_of_how_vectors_are_compared_is_in_a_projector_s_hash():
+    base = checkpoint()
+    weights = base["projection_state_dict"]
+    others = [{"similarity": "cosine"}, {"base_c": 2.5}, {"temperature": 0.8}, {"audio_radius": 0.6},
+              {"prototype_weight": 0.6}, {"prototype_classes": ["b"]}, {"prototype_means": torch.zeros(1, 4)},
+              {"scale_state_dict": base["scale_state_dict"] | {"bias": torch.tensor(-2.0)}},
+              *({"projection_state_dict": weights | {name: weights[name] + 1}} for name in weights)]  # fmt: skip
+    assert len({sha256(base), *(sha256(checkpoint(**other)) for other in others)}) == 1 + len(others)
+    for same in ({"epoch": 4}, {"identity": {}}, {"optimizer_state_dict": {"state": {}}}):
+        assert sha256(checkpoint(**same)) == sha256(base)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_probability_is_the_sigmoid_of_the_scaled_trained_logit(calibrated):
+    projector = Projector(None, torch.device("cpu"))
+    with torch.no_grad():
+        projector.logit_scale.log_scale.fill_(math.log(7))
+        projector.logit_scale.bias.fill_(-2)
+    projector.content = {"calibration": {"slope": 0.6, "shift": 0.3}}
+    found = projector.probability(np.array([[-1e9, -0.5, 0.0, 0.4, 1e9]]), calibrated)[0]
+    logits = [7 * s - 2 for s in (-0.5, 0.0, 0.4)]
+    wanted = [1 / (1 + math.exp(-(0.6 * x + 0.3 if calibrated else x))) for x in logits]
+    assert found.tolist() == pytest.approx([0, *wanted, 1], rel=1e-6)
+
+
+def test_a_learned_c_is_that_of_the_weights():
+    projector = HyperbolicProjector(4, 4, c=2.0)
+    point = torch.tensor([[0.3, 0.0, 0.0, 0.4]])
+    for change in (0.0, 0.3, -1.0):
+        projector.log_c_change.data.fill_(change)
+        assert float(projector.c) == pytest.approx(2 * math.exp(change))
+        assert torch.equal(projector.ball_points(point), expmap0(point, 2 * math.exp(change)))
+
+
+@pytest.mark.parametrize("name", [*SIMILARITIES])
+def test_a_similarity_is_divided_by_the_temperature_and_its_ways_lead_to_its_root(name):
+    rng, kind = torch.Generator().manual_seed(0), SIMILARITIES[name]
+    audio, text = torch.randn(5, 4, generator=rng), torch.randn(6, 4, generator=rng)
+    assert torch.allclose(kind.compare(audio, text, 2.0, 0.5), 2 * kind.compare(audio, text, 2.0, 1.0))
+    steps = torch.linspace(0, 1, 5)
+    way = kind.towards_root(audio, text, steps)
+    assert way.shape == (5, 5, 4) and torch.allclose(kind.compare(way[0], text, 2.0, 1.0),
+                                                     kind.compare(audio, text, 2.0, 1.0), atol=1e-6)  # fmt: skip
+    assert torch.allclose(way[-1], way[-1, :1])  # the same root for all
+    assert torch.allclose(way[1], 0.75 * way[0] + 0.25 * way[-1], atol=1e-6)
+    unit = torch.nn.functional.normalize
+    root = torch.zeros(4) if kind.curved else unit(unit(text, dim=1).mean(0), dim=0)
+    assert torch.allclose(way[-1, 0], root, atol=1e-6)
+
+
+def test_each_field_of_a_training_has_a_default_that_says_nothing():
+    """Settings that came later are left out of the identity at their defaults, and only there."""
+    base = TrainConfig().identity()
+    for name in ("logit_scale", "text_radius", "lr_schedule", "average_with_start", "prototypes", "split_by"):
+        assert name not in base
+        value = {"lr_schedule": "cosine", "split_by": "x"}.get(name, 0.25)
+        assert dataclasses.replace(TrainConfig(), **{name: value}).identity()[name] == value
