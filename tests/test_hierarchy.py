@@ -13,6 +13,7 @@ from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics import weighted
 from hyperbolic_clap.metrics.hierarchy import ClassTree, hubness, ontology_metrics, tree_ratios, two_level_averages
 from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.traversal import ancestors_in_order
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.projector.projector import Projector
@@ -123,6 +124,30 @@ def test_metrics_equal_plain_sets_and_loops(parents, seed, clips, data):
         assert found[name] == pytest.approx(sum(sums[name]) / sum(slots))
         assert bounds["ceiling"] == pytest.approx(sum(ceilings[name]) / sum(slots))
         assert bounds["chance"] == pytest.approx(sum(chances[name]) / sum(slots), abs=0.04)
+
+
+@given(trees(), st.integers(0, 999), st.data())
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_ancestors_in_order_equal_all_runs_tried(parents, seed, data):
+    tree, plain = Ontology(parents), Plain(parents)
+    names = data.draw(st.lists(st.sampled_from([*parents]), min_size=2, max_size=8, unique=True))
+    generator = np.random.default_rng(seed)
+    targets = generator.random((9, len(names))) < generator.uniform(0, 0.6)
+    met = generator.integers(len(names), size=(9, 7))
+    found = ancestors_in_order(met, targets, tree.find(names)[0], tree)
+
+    def longest(classes):
+        """Of all subsequences of which each is a proper ancestor of the one before."""
+        runs = [run for size in range(len(classes) + 1) for run in combinations(classes, size)
+                if all(a != b and b in plain.up(a, 99) for a, b in zip(run, run[1:], strict=False))]
+        return max(map(len, runs))
+
+    for row, truth, (inside, whole) in zip(met, targets, found.tolist(), strict=True):
+        special = plain.specific({names[j] for j in np.flatnonzero(truth)})
+        above = {b for a in special for b in plain.up(a, 99) - {a} if b in names}
+        assert inside == longest([names[j] for j in dict.fromkeys(row.tolist()) if names[j] in above])
+        chains = [[b for b in sorted(names, key=plain.height) if b in plain.up(a, 99) - {a}] for a in special]
+        assert whole == max(map(longest, chains), default=0)
 
 
 def test_recalls_of_audioset_by_hand():
