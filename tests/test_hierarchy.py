@@ -14,6 +14,7 @@ from hyperbolic_clap.metrics import weighted
 from hyperbolic_clap.metrics.hierarchy import ClassTree, hubness, ontology_metrics, tree_ratios, two_level_averages
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.traversal import ancestors_in_order
+from hyperbolic_clap.metrics.undefined import NO_RELATIVE, NO_TWO_LEVELS
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.projector.projector import Projector
@@ -249,21 +250,57 @@ def test_what_is_no_taxonomy_is_one_sentence(tmp_path, name, text, sentence):
     assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
 
 
+FOUR = {"dog": ["pets"], "cat": ["pets"], "rain": ["weather"], "wind": ["weather"], "pets": [], "weather": []}
+
+
+def of_labels(names, labels, tree, seed=0):
+    """(tensors, what the results JSON says) of random clips with these labels against the classes `names`."""
+    classes, generator = ClassList(names), torch.Generator().manual_seed(seed)
+    audio, text = (torch.randn(size, 8, generator=generator) for size in (len(labels), len(names)))
+    count = range(len(labels))
+    rows = Rows.of(classes, count, [f"v{i}" for i in count], labels, [[]] * len(labels))
+    made = EmbeddedClips(classes, rows, audio, text, {}, lambda names: torch.ones(len(names), 8))
+    return evaluate(made, Projector(None, torch.device("cpu")), 3, tree)
+
+
+FIELD = ("tree_induced_error", "lca_height", "jaccard", "hierarchical_f1", "sibling_recall@5", "cousin_recall@5", "hF")
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "parents", "undefined"),
+    [
+        (["dog", "cat", "rain", "wind"], [["dog"]], FOUR, {"hF": NO_TWO_LEVELS}),  # and a wrong answer
+        (["dog", "cat", "rain", "wind"], [["dog", "cat", "rain", "wind"]] * 3, FOUR,
+         {"sibling_recall@5": NO_RELATIVE, "cousin_recall@5": NO_RELATIVE, "hF": NO_TWO_LEVELS}),
+        (["dog", "rain"], [["dog"], ["rain"]], FOUR, {"sibling_recall@5": NO_RELATIVE, "cousin_recall@5": NO_RELATIVE}),
+        (["dog", "cat"], [["dog"], ["cat"]], {"dog": [], "cat": []},
+         {"sibling_recall@5": NO_RELATIVE, "cousin_recall@5": NO_RELATIVE, "hF": NO_TWO_LEVELS}),
+        (["dog", "drill", "press"], [["dog"], ["drill"]], FOUR,
+         dict.fromkeys(FIELD, "2 of 3 classes are not in the taxonomy, for example 'drill'")),
+    ],
+    ids=["one clip", "all classes", "no two related", "no edge", "few in the tree"],
+)  # fmt: skip
+def test_what_is_undefined_is_null_with_its_reason(tmp_path, names, labels, parents, undefined):
+    _, found = of_labels(names, labels, Ontology(parents))
+    write_json(tmp_path / "r.json", found)  # strict: no NaN
+    ontology, reasons = found["ontology"], found["reasons"]
+    assert {name for name in FIELD if ontology[name] is None} == set(undefined)
+    for name, reason in undefined.items():
+        assert reasons[f"ontology.{name}"] == reason
+    for name in ("sibling_recall@5", "cousin_recall@5"):
+        for bound, value in ontology[f"{name}_bounds"].items():
+            assert (value is None) == (name in undefined) == (f"ontology.{name}_bounds.{bound}" in reasons)
+    missing = {f"ontology.{name}" for name, value in ontology.items() if value is None and name != "reason"}
+    assert missing <= set(reasons)
+
+
 @pytest.fixture
 def evaluated(tmp_path):
     """Two results files against a taxonomy of one's own, with scores."""
-    tree = Ontology({"dog": ["pets"], "cat": ["pets"], "rain": ["weather"], "wind": ["weather"], "pets": [],
-                     "weather": []})  # fmt: skip
-    classes = ClassList(["dog", "cat", "rain", "wind"])
-    generator = torch.Generator().manual_seed(0)
-    paths = []
+    tree, names, paths = Ontology(FOUR), ["dog", "cat", "rain", "wind"], []
     for seed in range(2):
-        audio, text = torch.randn(30, 8, generator=generator), torch.randn(4, 8, generator=generator)
-        labels = [[classes.names[i % 4]] for i in range(30)]
-        rows = Rows.of(classes, range(30), [f"v{i}" for i in range(30)], labels, [[]] * 30)
-        made = EmbeddedClips(classes, rows, audio, text, {}, lambda names: torch.ones(len(names), 8))
-        tensors, evaluation = evaluate(made, Projector(None, torch.device("cpu")), 3, tree)
-        info = {"class_names": classes.names, "scores": f"{seed}.safetensors", "taxonomy": tree.to_json()}
+        tensors, evaluation = of_labels(names, [[names[i % 4]] for i in range(30)], tree, seed)
+        info = {"class_names": names, "scores": f"{seed}.safetensors", "taxonomy": tree.to_json()}
         save_scores(tmp_path / f"{seed}.safetensors", tensors)
         write_json(tmp_path / f"{seed}.json", {"test_info": info, "model_info": {"c_meaning": ""}} | evaluation)
         paths.append(tmp_path / f"{seed}.json")
