@@ -1,17 +1,22 @@
-"""Real weights and real data in one command: zero-shot and trained, on ESC-50, UrbanSound8K, FSD50K, AudioSet.
+"""Real weights and real data in one command, on ESC-50, UrbanSound8K, FSD50K, AudioSet, AudioCaps and Clotho.
 
     python benchmarks/real_clap.py --checkpoint laion/larger_clap_general --output-dir real_clap \\
-        --esc50 ESC-50-master --urbansound8k UrbanSound8K --fsd50k FSD50K --audioset Datasets/AudioSet
+        --esc50 ESC-50-master --urbansound8k UrbanSound8K --fsd50k FSD50K --audioset Datasets/AudioSet \\
+        --audiocaps data/audiocaps/test --clotho data/clotho/test
 
 Any subset of the data sets will do, each as it is unpacked (AudioSet: parquet files in train_balanced/ and eval/, or in
 the hub's data/bal_train/ and data/eval/). Each gets the official folds or split, zero-shot cosine with the stated
 prompts, and cosine, flat and hyperbolic projectors at 512 and 16 dimensions. A projector's learning rate is chosen on
 validation clips (another fold, the official split, or a fifth of the videos) by the same search for every similarity;
-the tested clips choose nothing. Differences carry the 95 % interval of a bootstrap over clips and seeds. OUTPUT_DIR
-gets real_clap.json, real_clap.md to paste, and what was trained.
+the tested clips choose nothing. Differences carry the 95 % interval of a bootstrap over clips and seeds. Of AudioCaps
+and Clotho (parquet files with captions, the test split) there is zero-shot retrieval alone. OUTPUT_DIR gets
+real_clap.json, real_clap.md to paste, and what was trained.
+
+Where figures of the very checkpoint are published (benchmarks/published.tsv), the report says how far ours lie from
+them, and whether the prompt and the number of clips were the same. What a local folder is a copy of, --same-as says.
 
 It works unattended: embeddings and trained projectors are kept, so the same command goes on where it was after an
-interruption. benchmarks/sound_sets.py says what each data set must look like and where the published figures come from.
+interruption. benchmarks/sound_sets.py says what each data set must look like.
 """
 
 from __future__ import annotations
@@ -51,6 +56,10 @@ def parser() -> Parser:
     add("--fsd50k", type=Path, default=None, help="folder with FSD50K.ground_truth/, FSD50K.dev_audio/, ...")
     add("--audioset", type=Path, default=None, help="folder with parquet files in train_balanced/ and eval/, or in "
         "data/bal_train/ and data/eval/ as on the hub")
+    add("--audiocaps", type=Path, default=None, help="folder of parquet files with captions, of the test split")
+    add("--clotho", type=Path, default=None, help="the same")
+    add("--same-as", default=None, help="the hub's id of the model that a local --checkpoint is a copy of, such as "
+        "laion/larger_clap_general; without it no distance to published figures is given")
     add("--output-dir", type=Path, default=Path("real_clap"), help="default: ./real_clap")
     add("--device", default="cuda:0", help="default: cuda:0; the CPU if there is no CUDA")
     add("--prompt", type=template, default="This is a sound of {label}.", help="default: 'This is a sound of {label}.'")
@@ -65,11 +74,17 @@ def parser() -> Parser:
 
 
 def main(args: argparse.Namespace) -> None:
+    from published import model_of
+    from real_clap_retrieval import SETS, Retrieval
     from sound_sets import READERS, shorten
 
-    chosen = {name: getattr(args, name) for name in READERS if getattr(args, name)}
-    if not chosen:
-        raise UserError(f"no data set was given; name one or more of {', '.join(f'--{name}' for name in READERS)}")
+    given = {name: folder for name in (*READERS, *SETS) if (folder := getattr(args, name))}
+    chosen, captioned = ({name: folder for name, folder in given.items() if name in some} for some in (READERS, SETS))
+    if not given:
+        flags = ", ".join(f"--{name}" for name in (*READERS, *SETS))
+        raise UserError(f"no data set was given; name one or more of {flags}")
+    if captioned and args.limit:
+        raise UserError(f"--limit does not apply to --{next(iter(captioned))}; give it a folder with fewer rows")
     require_writable(args.output_dir / "real_clap.json")
     device = choose_device(args.device)
     from real_clap_figures import render
@@ -78,23 +93,41 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
 
     sets = {name: READERS[name](folder) for name, folder in chosen.items()}  # all layouts before any work
+    retrievals = [Retrieval(SETS[name], folder) for name, folder in captioned.items()]
     encoder = Encoder(args.checkpoint, device, autocast=not args.no_autocast)
+    report = describe(args, encoder) | {"measured_model": model_of(encoder, args.same_as)}
     cache = EmbeddingCache(args.cache_dir or default_folder(), encoder.audio_fingerprint)
-    report = describe(args, encoder)
+
+    def keep() -> None:
+        write_json(args.output_dir / "real_clap.json", report)
+        text = render(report)
+        write_atomic(args.output_dir / "real_clap.md", lambda file: file.write_text(text, encoding="utf-8"))
+
     for given in sets.values():
         if args.limit:
             shorten(given, args.limit)
         work = Work(args, given, encoder, cache)
         if "parity" not in report:
-            report["parity"] = work.parity()
-            near = report["parity"]
-            log.info("cosine distance to transformers' own: audio %.1e, text %.1e", near["audio"] or 0, near["text"])
-        report["sets"][given.name] = work.report()
-        write_json(args.output_dir / "real_clap.json", report)
-        text = render(report)
-        write_atomic(args.output_dir / "real_clap.md", lambda file, text=text: file.write_text(text, encoding="utf-8"))
+            prompts = [args.prompt.replace("{label}", name) for name in given.classes.names]
+            report["parity"] = near_transformers(encoder, next(iter(given.parts.values())), prompts)
+        report["sets"][given.name] = work.report(report["measured_model"])
+        keep()
+    for given in retrievals:
+        if "parity" not in report:
+            report["parity"] = near_transformers(encoder, given.folder, given.captions)
+        report["retrieval"][given.name] = given.report(encoder, cache, report["measured_model"], args.encode_batch_size)
+        keep()
     log.info(render(report).rstrip())
     log.info("results: %s", args.output_dir / "real_clap.json")
+
+
+def near_transformers(encoder, rows, texts: list[str], count: int = 20) -> dict:
+    """The largest cosine distance of the first clips and texts to transformers' own way."""
+    from real_clap_parity import parity
+
+    near = parity(encoder, [clip for clip, _ in zip(rows, range(count), strict=False)], texts[:count])
+    log.info("cosine distance to transformers' own: audio %.1e, text %.1e", near["audio"] or 0, near["text"])
+    return near
 
 
 def describe(args: argparse.Namespace, encoder) -> dict:
@@ -111,6 +144,7 @@ def describe(args: argparse.Namespace, encoder) -> dict:
         "epochs": args.epochs,
         "seeds": args.seeds,
         "sets": {},
+        "retrieval": {},
     }
 
 
@@ -139,8 +173,6 @@ class Work:
         self.skipped = Skipped()
         self.parts = self._embed()
         self.skipped.tell()
-        if self.skipped.counts:
-            given.published = []  # those figures are of all clips
         self.encoded = time.monotonic() - self.started
         self.text = self._texts(args.prompt)
         self.dims = sorted({min(dim, encoder.embed_dim) for dim in args.dims}, reverse=True)
@@ -180,16 +212,9 @@ class Work:
                 parts[name] = Part(audio, targets, [video for _, video, _ in used])
         return parts
 
-    def parity(self, count: int = 20) -> dict:
-        """The largest cosine distance of the first clips and of class texts to transformers' own way."""
-        from real_clap_parity import parity
-
-        rows = [clip for clip, _ in zip(next(iter(self.given.parts.values())), range(count), strict=False)]
-        prompts = [self.args.prompt.replace("{label}", name) for name in self.given.classes.names[:count]]
-        return parity(self.encoder, rows, prompts)
-
-    def report(self) -> dict:
-        """The figures of this data set, with their intervals, for the JSON."""
+    def report(self, model: str) -> dict:
+        """The figures of this data set, with their intervals, for the JSON. model: as of published.model_of."""
+        from published import distances
         from real_clap_figures import by_part, differences, figures
 
         parts = [self.parts[turn.test] for turn in self.given.rounds]
@@ -199,6 +224,7 @@ class Work:
         rows = [{"head": "zero-shot cosine", "prompt": prompt, "dims": self.encoder.embed_dim, "seeds": 1}
                 | figures([scores], targets) | {"acc@1_by_part": by_part(scores, targets)}
                 for prompt, scores in plain.items()]  # fmt: skip
+        apart = distances(rows, self.given.published, model, sum(map(len, targets)))
         scores, rates = {}, {}
         for dim in self.dims:
             for side in SIDES:
@@ -221,6 +247,7 @@ class Work:
             "rows": rows,
             "differences": [differences(*pair, targets, drawn) for pair in pairs],
             "published": self.given.published,
+            "distances": apart,
             "seconds": {"embedding": round(self.encoded, 1), "all": round(time.monotonic() - self.started, 1)},
         }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from published import sentences
+from real_clap_retrieval import render_retrieval
 
 from hyperbolic_clap.metrics.bootstrap import draw, interval
 from hyperbolic_clap.metrics.classification import metrics, rank_classes
 from hyperbolic_clap.metrics.weighted import Ranking, mean_of_classes
 
 METRICS = ("acc@1", "acc@5", "map", "map_samples")
+PUBLISHED_TOO = "f1_macro"  # of the best class alone
+BY_FOLD = "acc@1_by_fold"
 RESAMPLES, LEAST = 2000, 200
 RANKING_COST = 2e10  # above it there are fewer resamples, for time
 
@@ -17,7 +21,7 @@ def figures(seeds: list[list], targets: list) -> dict:
     """{metric: mean over seeds, metric_std}: seeds holds for each seed the scores of every tested part."""
     joined = np.concatenate(targets)
     found = [metrics(np.concatenate(parts), joined, 1) for parts in seeds]
-    values = {name: [one[name] for one in found] for name in METRICS}
+    values = {name: [one[name] for one in found] for name in (*METRICS, PUBLISHED_TOO)}
     return {n: float(np.mean(v)) for n, v in values.items()} | {f"{n}_std": float(np.std(v)) for n, v in values.items()}
 
 
@@ -95,11 +99,14 @@ def render(report: dict) -> str:
         lines += ["", "| difference | acc@1 | acc@5 | map | map_samples |", "|---|---:|---:|---:|---:|"]
         lines += [_line(d["difference"], *(_interval(d[metric]) for metric in METRICS)) for d in found["differences"]]
         by_part = [(r["prompt"], r["acc@1_by_part"]) for r in found["rows"] if len(r.get("acc@1_by_part", [])) > 1]
-        by_part += [(o["model"], o["by_fold"]) for o in found["published"] if "by_fold" in o]
+        by_part += [(o["model"], o[BY_FOLD]) for o in found["published"] if BY_FOLD in o]
         if by_part:
             folds = [f"{who}: {' '.join(_percent(value) for value in values)}" for who, values in by_part]
             lines += ["", f"Zero-shot acc@1 by fold: {'; '.join(folds)}."]
-        lines.append("")
+        told = sentences(found["distances"], found["published"], report["measured_model"])
+        lines += ["", *told, ""] if told else [""]
+    for name, found in report["retrieval"].items():
+        lines += render_retrieval(name, found, report["measured_model"])
     return "\n".join(lines)
 
 

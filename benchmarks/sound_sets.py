@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from published import published
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import Clip, ParquetFolder  # noqa: E402
 from hyperbolic_clap.plumbing.config import CLASS_LABELS  # noqa: E402
@@ -52,30 +54,7 @@ class SoundSet:
     missing: int = 0
 
 
-MILL = "https://pymill.com/docs/reproducibility/"
-LAION = "laion_clap, 630k-audioset-fusion-best.pt"
-PUBLISHED = {
-    "ESC-50": [
-        {"model": LAION, "prompt": "This is a sound of {label}", "acc@1": 0.8915,
-         "by_fold": [0.900, 0.875, 0.9225, 0.8825, 0.8775],
-         "source": "threads of LAION-AI/CLAP on reproducing ESC-50; the thread itself was not read again here"},
-        {"model": "laion/clap-htsat-unfused", "prompt": "This is a sound of {label}.", "acc@1": 0.9155,
-         "source": MILL + "esc50"},
-        {"model": "laion/larger_clap_music_and_speech", "prompt": None, "acc@1": 0.8485,
-         "source": "https://github.com/embeddings-benchmark/mteb/pull/3580"},
-        {"model": "laion/larger_clap_general", "prompt": "This is a sound of {label}", "acc@1": 0.905,
-         "source": "MAEB results, mteb 1.38.33, task ESC50_Zeroshot"},
-        {"model": "LAION-CLAP, best of the paper", "prompt": None, "acc@1": 0.910,
-         "source": "Wu et al. 2023, as quoted in https://github.com/LAION-AI/CLAP/issues/133"},
-    ],
-    "UrbanSound8K": [
-        {"model": "laion/clap-htsat-unfused", "prompt": "This is a sound of {label}.", "acc@1": 0.7516,
-         "source": MILL + "urbansound8k"},
-        {"model": "laion/larger_clap_general", "prompt": "This is a sound of {label}", "acc@1": 0.7964,
-         "source": "MAEB results, mteb 1.38.33, task UrbanSound8kZeroshot"},
-    ],
-}  # fmt: skip
-FULL = {"ESC-50": (50, 2000), "UrbanSound8K": (10, 8732)}  # classes and clips that published figures are about
+CLASSES = {"ESC-50": 50, "UrbanSound8K": 10}  # of the sets that published figures are about
 
 
 def esc50(folder: Path) -> SoundSet:
@@ -165,10 +144,9 @@ def _of_files(name: str, folder: Path, parts: dict[str, list], rounds: list[Roun
             raise UserError(f"{folder} is not {name} as it is unpacked: {missing} of its files are missing, the first "
                             f"is {first}")  # fmt: skip
         warn(f"{missing} files of {name} are missing and left out, the first is {first}")
-    clips = sum(map(len, present.values()))
-    published = PUBLISHED.get(name, []) if FULL.get(name) == (len(classes.names), clips) else []
+    others = published(name) if CLASSES.get(name) == len(classes.names) else []
     return SoundSet(name, classes, {part: Files(files, classes) for part, files in present.items()}, rounds,
-                    {part: len(files) for part, files in present.items()}, published, missing)  # fmt: skip
+                    {part: len(files) for part, files in present.items()}, others, missing)  # fmt: skip
 
 
 def _first(folder: Path, *names: str) -> Path:

@@ -13,6 +13,8 @@ from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics import weighted
 from hyperbolic_clap.metrics.hierarchy import ClassTree, hubness, ontology_metrics, tree_ratios, two_level_averages
 from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.traversal import ancestors_in_order
+from hyperbolic_clap.metrics.undefined import NO_RELATIVE, NO_TWO_LEVELS
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.projector.projector import Projector
@@ -125,6 +127,30 @@ def test_metrics_equal_plain_sets_and_loops(parents, seed, clips, data):
         assert bounds["chance"] == pytest.approx(sum(chances[name]) / sum(slots), abs=0.04)
 
 
+@given(trees(), st.integers(0, 999), st.data())
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_ancestors_in_order_equal_all_runs_tried(parents, seed, data):
+    tree, plain = Ontology(parents), Plain(parents)
+    names = data.draw(st.lists(st.sampled_from([*parents]), min_size=2, max_size=8, unique=True))
+    generator = np.random.default_rng(seed)
+    targets = generator.random((9, len(names))) < generator.uniform(0, 0.6)
+    met = generator.integers(len(names), size=(9, 7))
+    found = ancestors_in_order(met, targets, tree.find(names)[0], tree)
+
+    def longest(classes):
+        """Of all subsequences of which each is a proper ancestor of the one before."""
+        runs = [run for size in range(len(classes) + 1) for run in combinations(classes, size)
+                if all(a != b and b in plain.up(a, 99) for a, b in zip(run, run[1:], strict=False))]
+        return max(map(len, runs))
+
+    for row, truth, (inside, whole) in zip(met, targets, found.tolist(), strict=True):
+        special = plain.specific({names[j] for j in np.flatnonzero(truth)})
+        above = {b for a in special for b in plain.up(a, 99) - {a} if b in names}
+        assert inside == longest([names[j] for j in dict.fromkeys(row.tolist()) if names[j] in above])
+        chains = [[b for b in sorted(names, key=plain.height) if b in plain.up(a, 99) - {a}] for a in special]
+        assert whole == max(map(longest, chains), default=0)
+
+
 def test_recalls_of_audioset_by_hand():
     """A clip of Bark: of its five next best classes Growling, Howl and Dog are siblings or parent, Meow a cousin."""
     names = ["Bark", "Animal", "Dog", "Growling", "Howl", "Cat", "Meow", "Music"]
@@ -224,21 +250,57 @@ def test_what_is_no_taxonomy_is_one_sentence(tmp_path, name, text, sentence):
     assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
 
 
+FOUR = {"dog": ["pets"], "cat": ["pets"], "rain": ["weather"], "wind": ["weather"], "pets": [], "weather": []}
+
+
+def of_labels(names, labels, tree, seed=0):
+    """(tensors, what the results JSON says) of random clips with these labels against the classes `names`."""
+    classes, generator = ClassList(names), torch.Generator().manual_seed(seed)
+    audio, text = (torch.randn(size, 8, generator=generator) for size in (len(labels), len(names)))
+    count = range(len(labels))
+    rows = Rows.of(classes, count, [f"v{i}" for i in count], labels, [[]] * len(labels))
+    made = EmbeddedClips(classes, rows, audio, text, {}, lambda names: torch.ones(len(names), 8))
+    return evaluate(made, Projector(None, torch.device("cpu")), 3, tree)
+
+
+FIELD = ("tree_induced_error", "lca_height", "jaccard", "hierarchical_f1", "sibling_recall@5", "cousin_recall@5", "hF")
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "parents", "undefined"),
+    [
+        (["dog", "cat", "rain", "wind"], [["dog"]], FOUR, {"hF": NO_TWO_LEVELS}),  # and a wrong answer
+        (["dog", "cat", "rain", "wind"], [["dog", "cat", "rain", "wind"]] * 3, FOUR,
+         {"sibling_recall@5": NO_RELATIVE, "cousin_recall@5": NO_RELATIVE, "hF": NO_TWO_LEVELS}),
+        (["dog", "rain"], [["dog"], ["rain"]], FOUR, {"sibling_recall@5": NO_RELATIVE, "cousin_recall@5": NO_RELATIVE}),
+        (["dog", "cat"], [["dog"], ["cat"]], {"dog": [], "cat": []},
+         {"sibling_recall@5": NO_RELATIVE, "cousin_recall@5": NO_RELATIVE, "hF": NO_TWO_LEVELS}),
+        (["dog", "drill", "press"], [["dog"], ["drill"]], FOUR,
+         dict.fromkeys(FIELD, "2 of 3 classes are not in the taxonomy, for example 'drill'")),
+    ],
+    ids=["one clip", "all classes", "no two related", "no edge", "few in the tree"],
+)  # fmt: skip
+def test_what_is_undefined_is_null_with_its_reason(tmp_path, names, labels, parents, undefined):
+    _, found = of_labels(names, labels, Ontology(parents))
+    write_json(tmp_path / "r.json", found)  # strict: no NaN
+    ontology, reasons = found["ontology"], found["reasons"]
+    assert {name for name in FIELD if ontology[name] is None} == set(undefined)
+    for name, reason in undefined.items():
+        assert reasons[f"ontology.{name}"] == reason
+    for name in ("sibling_recall@5", "cousin_recall@5"):
+        for bound, value in ontology[f"{name}_bounds"].items():
+            assert (value is None) == (name in undefined) == (f"ontology.{name}_bounds.{bound}" in reasons)
+    missing = {f"ontology.{name}" for name, value in ontology.items() if value is None and name != "reason"}
+    assert missing <= set(reasons)
+
+
 @pytest.fixture
 def evaluated(tmp_path):
     """Two results files against a taxonomy of one's own, with scores."""
-    tree = Ontology({"dog": ["pets"], "cat": ["pets"], "rain": ["weather"], "wind": ["weather"], "pets": [],
-                     "weather": []})  # fmt: skip
-    classes = ClassList(["dog", "cat", "rain", "wind"])
-    generator = torch.Generator().manual_seed(0)
-    paths = []
+    tree, names, paths = Ontology(FOUR), ["dog", "cat", "rain", "wind"], []
     for seed in range(2):
-        audio, text = torch.randn(30, 8, generator=generator), torch.randn(4, 8, generator=generator)
-        labels = [[classes.names[i % 4]] for i in range(30)]
-        rows = Rows.of(classes, range(30), [f"v{i}" for i in range(30)], labels, [[]] * 30)
-        made = EmbeddedClips(classes, rows, audio, text, {}, lambda names: torch.ones(len(names), 8))
-        tensors, evaluation = evaluate(made, Projector(None, torch.device("cpu")), 3, tree)
-        info = {"class_names": classes.names, "scores": f"{seed}.safetensors", "taxonomy": tree.to_json()}
+        tensors, evaluation = of_labels(names, [[names[i % 4]] for i in range(30)], tree, seed)
+        info = {"class_names": names, "scores": f"{seed}.safetensors", "taxonomy": tree.to_json()}
         save_scores(tmp_path / f"{seed}.safetensors", tensors)
         write_json(tmp_path / f"{seed}.json", {"test_info": info, "model_info": {"c_meaning": ""}} | evaluation)
         paths.append(tmp_path / f"{seed}.json")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, soundfile, tone, tone_rows, write_rows
+from conftest import ROOT, TINY, script, soundfile, tone, tone_rows, write_rows
 
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.run import run
@@ -20,13 +20,14 @@ LABELS = {"dog_bark": 300, "siren": 900, "rain": 2500}
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import published
     import real_clap
     import real_clap_figures
     import sound_sets
 
     monkeypatch.setattr(real_clap, "RATES", (1e-3,))
     monkeypatch.setattr(real_clap_figures, "RESAMPLES", 200)
-    return SimpleNamespace(main=real_clap, sets=sound_sets, figures=real_clap_figures)
+    return SimpleNamespace(main=real_clap, sets=sound_sets, figures=real_clap_figures, published=published)
 
 
 def table(path, columns, rows):
@@ -78,7 +79,7 @@ def test_the_whole_way_and_again_without_training(benchmark, tmp_path, esc, monk
     assert [d["difference"] for d in found["differences"][-2:]] == ["hyperbolic 8 - cosine 8", "hyperbolic 8 - flat 8"]
     text = (tmp_path / "out" / "real_clap.md").read_text()
     assert "| trained hyperbolic | `This is a sound of {label}.` | 8 |" in text and text in done.stdout + "\n\n"
-    assert "published" not in text  # three classes are not ESC-50
+    assert "published" not in text and found["distances"] == []  # three classes are not ESC-50
     monkeypatch.setattr(benchmark.main, "fit", None)
     again = start(benchmark, tmp_path, "--esc50", esc)
     assert again.code == 0, again.error
@@ -87,7 +88,7 @@ def test_the_whole_way_and_again_without_training(benchmark, tmp_path, esc, monk
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(benchmark, tmp_path, esc, monkeypatch):
-    monkeypatch.setattr(benchmark.main.Work, "parity", lambda self: PARITY)
+    monkeypatch.setattr(benchmark.main, "near_transformers", lambda *given: PARITY)
     written, whole = [], benchmark.main.write_atomic
 
     def fills(path, write, tidy=True):
@@ -156,7 +157,7 @@ def test_audioset_in_its_own_folders_and_the_hubs(benchmark, tmp_path, names):
 
 
 def test_audioset(benchmark, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark.main.Work, "parity", lambda self: PARITY)
+    monkeypatch.setattr(benchmark.main, "near_transformers", lambda *given: PARITY)
     for name in ("train_balanced", "eval"):
         write_rows(tmp_path / "audioset" / name, tone_rows(8))
     done = start(benchmark, tmp_path, "--audioset", tmp_path / "audioset")
@@ -192,10 +193,104 @@ def test_a_missing_file_is_counted(benchmark, esc):
     assert given.missing == 1 and given.sizes["1"] == 2
 
 
-def test_published_figures_stand_only_beside_the_whole_set(benchmark):
-    assert all(entry["source"] for entries in benchmark.sets.PUBLISHED.values() for entry in entries)
-    (laion, *_) = benchmark.sets.PUBLISHED["ESC-50"]
-    assert laion["acc@1"] == pytest.approx(np.mean(laion["by_fold"]))
+SAME_PROMPT, OTHER_PROMPT = "This is a sound of {label}", "This is a sound of {label}."
+
+
+def test_published_figures_have_sources(benchmark):
+    by_set = {name: benchmark.published.published(name) for name in ("ESC-50", "UrbanSound8K", "AudioCaps", "Clotho")}
+    assert all(entry["source"] and entry["model"] for entries in by_set.values() for entry in entries)
+    (laion, *_) = by_set["ESC-50"]
+    assert laion["acc@1"] == pytest.approx(np.mean(laion["acc@1_by_fold"])) and laion["clips"] is None
+    general = {name: [entry for entry in entries if entry["model"] == "laion/larger_clap_general"]
+               for name, entries in by_set.items()}  # fmt: skip
+    assert [len(entries) for entries in general.values()] == [1] * 4
+    assert (general["ESC-50"][0]["acc@1"], general["ESC-50"][0]["clips"]) == (0.905, 2000)
+    assert general["UrbanSound8K"][0]["f1_macro"] == 0.803802 and general["Clotho"][0]["text_to_audio R@1"] == 0.13876
+    assert benchmark.published.published("FSD50K") == []
+
+
+def test_distances_to_published_figures(benchmark):
+    """Of the very model alone, for each prompt, with what was the same."""
+    others, told = benchmark.published.published("UrbanSound8K"), benchmark.published.sentences
+    rows = [{"prompt": prompt, "acc@1": value, "f1_macro": 0.8} for prompt, value in
+            ((OTHER_PROMPT, 0.78), (SAME_PROMPT, 0.8))]  # fmt: skip
+    found = benchmark.published.distances(rows, others, "laion/larger_clap_general", 8732)
+    assert [entry["metric"] for entry in found] == ["acc@1", "f1_macro"] * 2
+    assert [entry["prompt"] for entry in found] == [SAME_PROMPT] * 2 + ["the same"] * 2
+    assert found[2]["difference"] == pytest.approx(0.8 - 0.796387) and found[2]["clips"] == "the same"
+    first, _, third, _ = told(found, others, "laion/larger_clap_general")
+    assert third.startswith("- acc@1 80.0, +0.4 from the published 79.6 of `laion/larger_clap_general` (revision ada0c")
+    assert f"the same prompt `{SAME_PROMPT}`; as many clips, 8732; MAEB" in third
+    assert f"**another prompt**, `{OTHER_PROMPT}`" in first and "-1.6 from" in first
+    (fewer,) = told(benchmark.published.distances(rows[:1], others, "laion/clap-htsat-unfused", 8000), others, "")
+    assert "the same prompt" in fewer and "8000 clips, theirs are not told" in fewer
+    some = benchmark.published.distances(rows[1:], others, "laion/larger_clap_general", 8731)
+    assert "**other clips**, 8731 of 8732" in told(some, others, "")[0]
+    assert benchmark.published.distances(rows, others, "CLAP/tiny", 8732) == []
+    (none,) = told([], others, "CLAP/tiny")
+    assert none.startswith("No distance to the published figures: they are of `laion/clap-htsat-unfused`")
+    assert none.endswith("and what was measured is `CLAP/tiny`.") and told([], [], "CLAP/tiny") == []
+
+
+def test_the_model_is_what_it_is_said_to_be(benchmark):
+    """A local folder is no model of the hub, whatever its path; --same-as is held against the architecture."""
+    general, right = "laion/larger_clap_general", benchmark.published.LARGER_CLAP_GENERAL
+
+    def model(name, same_as=None, config=right):
+        return benchmark.published.model_of(SimpleNamespace(name=str(name), config=config), same_as)
+
+    assert model(general) == general and model(TINY) == str(TINY) and model(TINY, general) == general
+    assert model(TINY, "laion/clap-htsat-unfused", {}) == "laion/clap-htsat-unfused"
+    small = {"audio_config": right["audio_config"] | {"hidden_size": 32}}
+    for given in ((TINY, general, small), (general, None, small), (TINY, general, {})):
+        with pytest.raises(UserError, match=f"is not {general}: its"):
+            model(*given)
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    rows = [row | {"captions": [f"a tone {i}", f"a sound at {i}"]} for i, row in enumerate(tone_rows(6))]
+    write_rows(tmp_path / "clotho", rows)
+    return tmp_path / "clotho"
+
+
+def test_retrieval_is_the_products_own(benchmark, tmp_path, captioned):
+    """The same figures as test_retrieval.py's, in JSON and Markdown; no distance for the tiny model."""
+    done = start(benchmark, tmp_path, "--clotho", captioned)
+    assert done.code == 0, done.error
+    report = json.loads((tmp_path / "out" / "real_clap.json").read_text())
+    assert report["sets"] == {} and report["parity"]["clips"] == 6 and report["parity"]["texts"] == 12
+    found = report["retrieval"]["Clotho"]
+    assert (found["clips"], found["captions"], found["distances"]) == (6, 12, [])
+    script("test_retrieval.py", "--parquet-dir", captioned, "--checkpoint", TINY, "--device", "cpu", "--cache-dir",
+           tmp_path / "cache", "--output-json", tmp_path / "r.json")  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text())["metrics"] == found["metrics"]
+    text = (tmp_path / "out" / "real_clap.md").read_text()
+    assert "**Clotho**, retrieval, 6 clips with 12 captions" in text and "| text -> audio | " in text
+    assert "| text -> audio, published: laion/larger_clap_general (MAEB" in text and "| 13.9 | 33.7 | 45.0 |" in text
+    assert "No distance to the published figures: they are of `laion/larger_clap_general`" in text
+
+
+def test_retrieval_of_the_very_model_has_distances(benchmark, tmp_path, captioned, monkeypatch):
+    monkeypatch.setattr(benchmark.published, "SIZES", {})
+    monkeypatch.setattr(benchmark.main, "near_transformers", lambda *given: PARITY)
+    done = start(benchmark, tmp_path, "--clotho", captioned, "--same-as", "laion/larger_clap_general")
+    assert done.code == 0, done.error
+    found = json.loads((tmp_path / "out" / "real_clap.json").read_text())["retrieval"]["Clotho"]
+    assert [entry["metric"] for entry in found["distances"]] == [f"text_to_audio R@{k}" for k in (1, 5, 10)]
+    ours = found["metrics"]["text_to_audio"]["R@5"]
+    assert found["distances"][1]["difference"] == pytest.approx(ours - 0.33715)
+    assert "captions as they are; 6 clips, theirs are not told; MAEB" in (tmp_path / "out" / "real_clap.md").read_text()
+
+
+def test_another_model_under_the_name_is_refused(benchmark, tmp_path, captioned):
+    done = start(benchmark, tmp_path, "--clotho", captioned, "--same-as", "laion/larger_clap_general")
+    assert done.code == 2 and "is not laion/larger_clap_general: its depths is" in done.error
+    done = start(benchmark, tmp_path, "--clotho", captioned, "--limit", 3)
+    assert done.code == 2 and "--limit does not apply to --clotho" in done.error
+    write_rows(tmp_path / "plain", tone_rows(2))
+    done = start(benchmark, tmp_path, "--audiocaps", tmp_path / "plain")
+    assert done.code == 2 and "caption" in done.error and done.error.count("\n") == 1
 
 
 def test_without_a_data_set_and_with_no_folder(benchmark, tmp_path):

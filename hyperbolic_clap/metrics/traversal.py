@@ -15,6 +15,7 @@ import torch
 
 from hyperbolic import Similarity
 from hyperbolic_clap.metrics import bootstrap
+from hyperbolic_clap.metrics.hierarchy import BLOCK_CLIPS, ClassTree, most_specific, sums_over_labels
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.weighted import ratio
 
@@ -47,23 +48,30 @@ def ancestors_in_order(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, 
     met (N, STEPS), targets (N, M) bool, nodes (M,) of Ontology.find. Counted are proper ancestors of the clip's most
     special true classes that are classes themselves; in order: each above the one before, as the longest such run.
     """
-    above = tree.ancestors[nodes][:, nodes] & ~np.eye(len(nodes), dtype=bool)  # (class, its ancestors among classes)
+    classes = ClassTree(nodes, tree)
+    above = classes.above > 0
     height = longest_chains(above)
     found = np.zeros((len(met), 2), int)
-    for i, (row, truth) in enumerate(zip(met, targets, strict=True)):
-        special = truth & ~above[truth].any(axis=0)
-        wanted = above[special].any(axis=0)
-        found[i, 1] = max((height[j] for j in np.flatnonzero(special)), default=0)
-        found[i, 0] = longest_run([j for j in dict.fromkeys(row.tolist()) if wanted[j]], above)
+    for start in range(0, len(met), BLOCK_CLIPS):
+        rows = slice(start, start + BLOCK_CLIPS)
+        special = most_specific(targets[rows], classes)
+        wanted = sums_over_labels(special, classes.above) > 0
+        found[rows, 0] = longest_runs(met[rows], np.take_along_axis(wanted, met[rows], axis=1), above)
+        found[rows, 1] = np.where(special, height, 0).max(axis=1, initial=0)
     return found
 
 
-def longest_run(sequence: list[int], above: np.ndarray) -> int:
-    """The length of the longest subsequence of which each is an ancestor of the one before."""
-    best: list[int] = []
-    for k, j in enumerate(sequence):
-        best.append(1 + max((best[i] for i in range(k) if above[sequence[i], j]), default=0))
-    return max(best, default=0)
+def longest_runs(met: np.ndarray, counted: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """(N, STEPS) classes met, whether each counts -> (N,) the length of the longest run of ever higher ancestors.
+
+    A class counts where it is met first. above (M, M) bool: whether the second is a proper ancestor of the first.
+    """
+    best = np.zeros(met.shape, int)  # of the runs that end at each step
+    for step, last in enumerate(met.T):
+        earlier = met[:, :step]
+        longest = np.where(above[earlier, last[:, None]], best[:, :step], 0).max(axis=1, initial=0)
+        best[:, step] = np.where(counted[:, step] & (earlier != last[:, None]).all(axis=1), 1 + longest, 0)
+    return best.max(axis=1, initial=0)
 
 
 def longest_chains(above: np.ndarray) -> np.ndarray:

@@ -9,12 +9,14 @@ from hyperbolic_clap.plumbing.errors import UserError, first_line, warn
 
 NO_CLIP = "no clip has a true class"
 NO_RELATIVE = "no clip has a class outside its labels, or no class has a relative in the tree"
+NO_TWO_LEVELS = ("the tree has not two levels, a clip not one class of the second, or no class is both an answer and "
+                 "a truth")  # fmt: skip
 REASONS = {
     "auc": "no class is true of some clips and false of others",
     "d_prime": "auc has no finite normal quantile",
     "wrong_top1_distance": "no top-1 is wrong",
     **dict.fromkeys(("_recall@5", ".chance", ".ceiling"), NO_RELATIVE),
-    **dict.fromkeys((".hP", ".hR", ".hF"), "the tree has not two levels, or a clip not one class of the second"),
+    **dict.fromkeys((".hP", ".hR", ".hF"), NO_TWO_LEVELS),
     "hubness_skewness": "there are fewer than three classes, or all texts have as many neighbours",
     "hubness_largest": "there are fewer than three classes",
     "radius_depth": "the radii do not vary, or there are fewer than three classes or only one depth",
