@@ -28,10 +28,11 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, help="a .pth file of train_hyperbolic_clap.py")
+    add("checkpoint", type=Path, help="a .pth file of train_hyperbolic_clap.py, its output folder, or an "
+        "earlier export")
     add("--output-dir", type=Path, required=True, help="the folder to write")
     add("--results", type=Path, nargs="+", default=[], help="results JSON files of this projector, and of plain "
-        "cosine to compare, for the card")
+        "cosine to compare, for the card (default: those of an earlier export of it)")
     add("--name", default=None, help="title of the card (default: the name of --output-dir)")
     add("--base-model", default=None, help="id of the CLAP model (default: as the checkpoint names it)")
     add("--license", default="mit", help="of the projector, for the card (default: mit)")
@@ -57,17 +58,29 @@ def main(args: argparse.Namespace) -> None:
     if not exported.is_free(args.output_dir):
         raise UserError(f"--output-dir {args.output_dir} holds other files than an earlier export; name a new or an "
                         "empty folder")  # fmt: skip
+    rows = list(map(card.row, results)) or card.earlier_results(args.output_dir, content)
     if not results:
-        warn("no --results were given, so the card says that there are none")
+        tell_kept(rows)
     clap_model = base_model(content["clap_model"], args.base_model)
-    exported.write(args.output_dir, content, clap_model)
+    older = {"training": checkpoints.training(content)}  # of a checkpoint without this field
+    exported.write(args.output_dir, older | content | {"results": rows}, clap_model)
     name = args.name or args.output_dir.resolve().name
-    text = card.card(content, name, clap_model, results, args.license, args.dataset)
+    text = card.card(content, name, clap_model, rows, args.license, args.dataset)
     readme = text.encode("utf-8", "replace")  # a name from the command line may be no UTF-8
     write_atomic(args.output_dir / "README.md", lambda temporary: temporary.write_bytes(readme))
     log.info("exported: %s", args.output_dir)
     if args.push:
         push(args.output_dir, args.push)
+
+
+def tell_kept(rows: list[dict]) -> None:
+    """What the card shows where no --results were given: those of an earlier export, or none."""
+    if not rows:
+        warn("no --results were given, so the card says that there are none")
+        return
+    who = ("untrained", "the projector")
+    kept = "; ".join(f"{who[row['trained']]} on {row['data']}, {row['clips']} clips" for row in rows)
+    log.info("no --results were given, so those of the earlier export are kept: %s", kept)
 
 
 def base_model(trained_on: str, given: str | None) -> str:

@@ -118,6 +118,61 @@ def test_the_card(home, tmp_path):
     assert str(home) not in text
 
 
+def card_of(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_exporting_again_keeps_the_results(home, tmp_path):
+    """Of the same projector, in the folder and from it; the results of another one are not thrown away."""
+    folder, copy, flags = tmp_path / "projector", tmp_path / "copy", ("--name", "x")
+    export(home / "hyperbolic.pth", "--output-dir", folder, *flags, "--results", home / "original.json",
+           home / "hyperbolic.json")  # fmt: skip
+    first = card_of(folder)
+    assert "model-index" in first
+    done = export(home / "hyperbolic.pth", "--output-dir", folder, *flags)
+    kept = "those of the earlier export are kept: untrained on data, 12 clips; the projector on data, 12 clips"
+    assert kept in done.stdout and card_of(folder) == first
+    export(folder, "--output-dir", copy, *flags)
+    assert card_of(copy) == first
+    done = export(home / "cosine.pth", "--output-dir", folder, check=False)
+    assert done.returncode == 2 and "holds results of another projector, which an export without" in done.stderr
+    assert card_of(folder) == first
+    export(home / "hyperbolic.pth", "--output-dir", folder, *flags, "--results", home / "original.json")
+    assert "model-index" not in card_of(folder) and card_of(folder).count("untrained") == 1
+    export(home / "cosine.pth", "--output-dir", folder, "--results", home / "original.json")
+
+
+def test_a_card_of_an_older_version_is_not_thrown_away(home, tmp_path):
+    """Its results stand in the card alone. Without results in it, there is nothing to keep."""
+    exported.write(tmp_path, checkpoints.load(home / "hyperbolic.pth"), "x")
+    (tmp_path / "README.md").write_text("acc@1: 0.5")
+    done = export(home / "hyperbolic.pth", "--output-dir", tmp_path, check=False)
+    assert done.returncode == 2 and "holds results that only its card holds" in done.stderr
+    assert card_of(tmp_path) == "acc@1: 0.5"
+    (tmp_path / "README.md").unlink()
+    export(home / "cosine.pth", "--output-dir", tmp_path)
+
+
+def test_an_undefined_metric_is_an_empty_cell(home, tmp_path):
+    content = json.loads((home / "hyperbolic.json").read_text())
+    content["metrics"]["map"] = None
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    export(home / "hyperbolic.pth", "--output-dir", tmp_path / "o", "--results", tmp_path / "r.json")
+    assert "|  |" in card_of(tmp_path / "o")
+
+
+def test_the_folder_holds_classes_settings_and_calibration(home, tmp_path):
+    """Also of a checkpoint older than the field `training`, whose settings lie in what is not exported."""
+    content = checkpoints.load(home / "hyperbolic.pth")
+    for made in (content, {name: value for name, value in content.items() if name != "training"}):
+        checkpoints.save(tmp_path / "p.pth", made)
+        export(tmp_path / "p.pth", "--output-dir", tmp_path / "o")
+        again, stored = checkpoints.load(tmp_path / "o"), json.loads((tmp_path / "o" / "config.json").read_text())
+        assert checkpoints.training(again) == checkpoints.training(made)
+        assert stored["training"]["learning_rate"] == 1e-2 and stored["training"]["seed"] == 42
+        assert len(stored["classes"]) == 527 and stored["calibration"] == content["calibration"] != {}
+
+
 def test_a_card_without_results_says_so(home, tmp_path):
     done = export(home / "cosine.pth", "--output-dir", tmp_path / "projector")
     assert "no --results were given" in done.stdout and "give its id with --base-model" in done.stdout
@@ -125,43 +180,35 @@ def test_a_card_without_results_says_so(home, tmp_path):
     assert "None were given" in text and "没有给出结果" in text and "model-index" not in text
 
 
-def test_the_example_of_the_docs(home, tmp_path):
-    """torch and transformers alone classify a file as the project does."""
+def test_the_example_of_the_docs(home, tmp_path, monkeypatch):
+    """torch and transformers alone give the project's similarities and probabilities, as the page has the lines."""
     pytest.importorskip("librosa")
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(code.strip().splitlines()) <= 30
     soundfile.write(tmp_path / "sound.wav", tone(440, 3, 48_000), 48_000)
-    labels = ["Sine wave", "Chirp tone", "Music"]
+    labels = ["Dog", "Rain", "Speech"]
     sounds = [{"video_id": "x", "audio": {"bytes": (tmp_path / "sound.wav").read_bytes()}, "human_labels": [label]}
               for label in labels]  # fmt: skip
     write_rows(tmp_path / "data", sounds)
     (tmp_path / "labels.json").write_text(json.dumps({label: i for i, label in enumerate(labels)}))
+    shutil.copytree(TINY, tmp_path / "laion" / "larger_clap_general")
+    monkeypatch.chdir(tmp_path)
     for name, flags in (("hyperbolic", ["--use-hyperbolic"]), ("cosine", [])):
-        exported.write(tmp_path / name, checkpoints.load(home / f"{name}.pth"), "x")
-        filled = code
-        for written, meant in (
-            ('"my_head"', str(tmp_path / name)),
-            ('"laion/larger_clap_general"', str(TINY)),
-            ('"sound.wav"', str(tmp_path / "sound.wav")),
-            ('["Dog", "Rain", "Speech"]', labels),
-        ):
-            assert filled.count(written) == 1
-            filled = filled.replace(written, repr(meant))
+        export(home / f"{name}.pth", "--output-dir", "my_head")
         printed, names = io.StringIO(), {}
         with contextlib.redirect_stdout(printed):
-            exec(filled, names)
+            exec(code, names)
         assert len(printed.getvalue().splitlines()) == 3
-        flags += ["--class-labels", tmp_path / "labels.json", "--output-json", tmp_path / "r.json", "--top-k", "3"]
-        flags += ["--no-cache", "--projection-checkpoint", tmp_path / name]
-        script(TEST, "--parquet-dir", tmp_path / "data", *flags)
-        ours = json.loads((tmp_path / "r.json").read_text())["predictions"][0]["top_k_predictions"]
-        ours = {entry["classname"]: entry["similarity"] for entry in ours}
+        flags += ["--class-labels", "labels.json", "--output-json", "r.json", "--no-cache"]
+        flags += ["--projection-checkpoint", "my_head"]
+        script(TEST, "--parquet-dir", "data", *flags, "--top-k", "3")
+        content = json.loads((tmp_path / "r.json").read_text())
+        ours = {entry["classname"]: entry["similarity"] for entry in content["predictions"][0]["top_k_predictions"]}
         for label, theirs in zip(labels, names["similarity"][0].tolist(), strict=True):
             assert ours[label] == pytest.approx(theirs, abs=1e-6), (name, label)
         # One probability: of the example, the tagger, and the reliability that the page shows.
-        (bin_,) = json.loads((tmp_path / "r.json").read_text())["calibration"]["reliability"]["top1"]
-        flags = [flag for flag in flags if flag != "--top-k" and flag != "3"]
-        script("tag_sounds.py", tmp_path / "sound.wav", *flags)
+        (bin_,) = content["calibration"]["reliability"]["top1"]
+        script("tag_sounds.py", "sound.wav", *flags)
         tags = json.loads((tmp_path / "r.json").read_text())["files"][0]["tags"]
         tagged = {tag["classname"]: tag["probability"] for tag in tags}
         for label, theirs in zip(labels, names["probability"][0].tolist(), strict=True):

@@ -22,13 +22,14 @@ class Projector:
 
     path: a projection checkpoint (a .pth file, a training's output folder, whose best it is, an exported folder or its
     ModelScope id), or None for plain cosine.
-    content: what the checkpoint holds. UserError if it is no good.
+    content: what the checkpoint holds. flag: the option that asked for it, for an error's sentence. UserError if it is
+    no good.
     """
 
-    def __init__(self, path: Path | None, device: torch.device):
-        path = path and exported.best_of(path, "--projection-checkpoint")
-        self.path, self.device = path, device
-        self.content: dict = checkpoints.load(path) if path else {}
+    def __init__(self, path: Path | None, device: torch.device, flag: str = "--projection-checkpoint"):
+        path = path and exported.best_of(path, flag)
+        self.path, self.device, self.flag = path, device, flag
+        self.content: dict = checkpoints.load(path, flag) if path else {}
         self.module: HyperbolicProjector | None = checkpoints.rebuild(self.content, device) if path else None
         self.logit_scale = checkpoints.rebuild_scale(self.content, path) if path else LogitScale().requires_grad_(False)
 
@@ -106,7 +107,7 @@ class Projector:
         """UserError if the projector was trained on another CLAP model than the encoder."""
         if self.trained and self.content["clap_sha256"] != encoder.sha256:
             raise UserError(
-                f"--projection-checkpoint {self.path} was trained on the CLAP model {self.content['clap_model']}, "
+                f"{self.flag} {self.path} was trained on the CLAP model {self.content['clap_model']}, "
                 f"but --checkpoint {encoder.name} is another model"
             )
 

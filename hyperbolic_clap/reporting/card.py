@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hyperbolic import SIMILARITIES
 from hyperbolic_clap.plumbing.errors import UserError
-from hyperbolic_clap.projector import exported
+from hyperbolic_clap.projector import checkpoints, exported
 from hyperbolic_clap.results.files import Results
 
 SHOWN = ("acc@1", "acc@5", "map", "map_samples")
@@ -59,6 +59,7 @@ With the Hyperbolic CLAP project:
 ## Results
 
 """
+NO_RESULTS = "None were given when this card was written.\n"
 MEASURED = """
 Measured by the project's test script. A projector is supervised by the labels it was trained with, so these figures
 are not zero-shot in the strict sense.
@@ -93,9 +94,25 @@ def require_own(content: dict, results: list[Results]) -> None:
             )
 
 
-def card(content: dict, name: str, clap_model: str, results: list[Results], license: str, datasets: list[str]) -> str:
-    """The text of README.md. clap_model: id or name of the base model. datasets: ids of the training data."""
-    rows = [_row(file) for file in results]
+def earlier_results(folder: Path, content: dict) -> list[dict]:
+    """The rows that an earlier export of this projector shows: the one in the folder, else the one that is exported.
+
+    UserError if the folder holds rows that are of another projector, or of a version that kept them in the card alone.
+    """
+    if not (folder / exported.CONFIG).is_file():
+        return content.get("results", [])
+    earlier, readme = checkpoints.load(folder, "--output-dir"), folder / "README.md"
+    shown = readme.is_file() and NO_RESULTS not in readme.read_text(encoding="utf-8", errors="replace")
+    own = exported.sha256(earlier) == exported.sha256(content)
+    if earlier.get("results", shown) and not (own and "results" in earlier):
+        whose = "that only its card holds" if own else "of another projector"
+        raise UserError(f"--output-dir {folder} holds results {whose}, which an export without --results would throw "
+                        "away; give --results, or name a new folder")  # fmt: skip
+    return earlier.get("results") or content.get("results", [])
+
+
+def card(content: dict, name: str, clap_model: str, rows: list[dict], license: str, datasets: list[str]) -> str:
+    """The text of README.md. clap_model: id or name of the base model. rows: results. datasets: ids for training."""
     prompts = ", ".join(f"`{prompt}`" for prompt in content["prompt"].split("\n"))
     facts = content | {"name": name, "clap_model": clap_model, "prompts": prompts}
     kind, ball = SIMILARITIES[content["similarity"]], {"c": content["c"], "curvature": -1 / content["c"]}
@@ -105,7 +122,7 @@ def card(content: dict, name: str, clap_model: str, results: list[Results], lice
         ENGLISH.format(**facts | {"geometry": english, "flag": "--use-hyperbolic " if kind.curved else ""}),
         _table(rows, ("", "data", "clips", "classes"), ("CLAP's own cosine, untrained", "this projector")) + MEASURED
         if rows
-        else "None were given when this card was written.\n",
+        else NO_RESULTS,
         CHINESE.format(**facts | {"geometry": chinese}),
         _table(rows, ("", "数据", "片段", "类别"), ("CLAP 自身的余弦（未训练）", "本模型")) + MEASURED_CHINESE
         if rows
@@ -114,13 +131,13 @@ def card(content: dict, name: str, clap_model: str, results: list[Results], lice
     return "".join(parts)
 
 
-def _row(file: Results) -> dict:
+def row(file: Results) -> dict:
     """What the card shows of a results file: whose, on what, how many clips and classes, the metrics of SHOWN."""
     arguments = file.info.get("arguments")
     given = arguments.get("parquet_dir") if isinstance(arguments, dict) else None
     # The folder's name alone: where it lies on somebody's disk is nobody's business.
     data = Path(str(given or "").replace("\\", "/")).name or file.label
-    metrics = {name: file.metrics[name] for name in SHOWN if name in file.metrics}
+    metrics = {name: file.metrics[name] for name in SHOWN if file.metrics.get(name) is not None}
     trained = bool(file.info["model"].get("projection_checkpoint"))
     clips = int(file.metrics.get("valid_samples", file.valid.sum()))
     return {"trained": trained, "data": data, "clips": clips, "classes": len(file.names), "metrics": metrics}
