@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -336,3 +337,71 @@ def test_a_sweep_a_disk_and_a_report(tmp_path):
     script("plot_results.py", "disk", "--parquet-dir", data, *texts, *trained, "--layout", "tree", "--taxonomy",
            tmp_path / "tree.csv", "--output", tmp_path / "disk.png")  # fmt: skip
     assert (tmp_path / "disk.png").stat().st_size > 5000
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """A folder with vectors in every form that docs/vectors.md converts, near those of their classes' texts."""
+    home, draw = tmp_path_factory.mktemp("recipes"), np.random.default_rng(0)
+    codes = ["fx-o", "fx-v", "m-sp"]
+    text = draw.normal(size=(3, DIM))
+    vectors = text[np.arange(24) % 3] + 0.2 * draw.normal(size=(24, DIM))
+    ids = [f"clip{i}" for i in range(24)]
+    np.save(home / "vectors.npy", vectors)
+    np.savez(home / "vectors.npz", ids=np.array(ids[::-1]), embeddings=vectors[::-1])
+    lines = [{"id": ids[i], "embedding": list(vectors[i]), "labels": [CLASSES[i % 3]]} for i in range(24)]
+    (home / "vectors.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = "".join(f"{ids[i]},{CLASSES[i % 3]},{'test' if i % 4 == 0 else 'train'}\n" for i in range(24))
+    (home / "labels.csv").write_text("id,label,split\n" + rows)
+    texts(home / "texts.npz", text, model="my-model")
+    texts(home / "bst.npz", text, codes)
+    folder = home / "BSD10k" / "features" / "clap_audio_embeddings"
+    folder.mkdir(parents=True)
+    for i in range(24):
+        np.save(folder / f"{100 + i}.npy", vectors[i].astype(np.float32)[None])
+    (home / "BSD10k" / "metadata").mkdir()
+    rows = "".join(f"{100 + i},{codes[i % 3]},{codes[i % 3].split('-')[0]},4\n" for i in range(25))
+    (home / "BSD10k" / "metadata" / "BSD10k_metadata.csv").write_text("sound_id,class,class_top,confidence\n" + rows)
+    return home
+
+
+RECIPES = ["data/rows", "data/train", "data/bsd10k", "data/lines"]
+
+
+@pytest.mark.parametrize("which", RECIPES)
+def test_the_recipes_run(which, recipes):
+    text = (ROOT / "docs" / "vectors.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"(?:^    python .*\n)+", text, re.MULTILINE)
+    (block,) = (block for block in blocks if f"--output-dir {which}\n" in block)
+    for line in block.splitlines():
+        _, name, *flags = shlex.split(line)
+        run = here if name.startswith("demo/") else script
+        said = run(name, *flags, cwd=recipes).stdout
+    if which == "data/rows":
+        results = json.loads((recipes / "out" / "rows.json").read_text())
+        assert results["metrics"]["acc@1"] == 1 and results["model_info"]["clap_model"] == "my-model"
+    if which == "data/train":
+        assert len(pq.read_table(recipes / "data" / "test" / "vectors.parquet")) == 6
+        assert (recipes / "out" / "sweep" / "sweep.csv").exists()
+    if which == "data/bsd10k":
+        results = json.loads((recipes / "out" / "bsd10k.json").read_text())
+        assert results["metrics"]["acc@1"] == 1 and results["metrics"]["total_samples"] == 24
+        assert {*results["test_info"]["taxonomy"]} == {"fx-o", "fx-v", "m-sp", "fx", "m"}
+        assert "bst.npz has no vector for 2 of 2 texts" in results["reasons"]["ontology.map_inner"]
+    if which == "data/lines":
+        assert len(re.findall(r"clip\d+ +Beta", said)) == 5
+
+
+def test_vectors_that_are_none_are_refused(recipes, tmp_path):
+    np.save(tmp_path / "short.npy", np.ones((3, DIM)))
+    np.savez(tmp_path / "noids.npz", embeddings=np.ones((24, DIM)))
+    np.savez(tmp_path / "others.npz", embeddings=np.ones((1, DIM)), ids=np.array(["x"]))
+    np.save(tmp_path / "flat.npy", np.ones(24))
+    (tmp_path / "cut.jsonl").write_text('{"id": 1, "embed')
+    for name, says in (
+        ("short.npy", "has 3 rows and --csv"), ("noids.npz", "lacks 'ids"), ("flat.npy", "has the shape (24,)"),
+        ("cut.jsonl", "cannot be read"), ("none.npy", "cannot be read"), ("others.npz", "no id of the 24 rows is one"),
+    ):  # fmt: skip
+        done = here("demo/vectors_to_parquet.py", "--vectors", tmp_path / name, "--csv", recipes / "labels.csv",
+                    "--output-dir", tmp_path / "out", check=False)  # fmt: skip
+        assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
