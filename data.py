@@ -1,8 +1,8 @@
-"""Parquet folders in AudioSet form: rows with labels, and their audio as 48 kHz mono waveforms.
+"""Parquet folders in AudioSet form: rows with labels, and their audio as 48 kHz mono waveforms, or vectors.
 
 Columns: `audio` (struct with `bytes`; plain bytes; struct with `array` and `sampling_rate`; or a list of
 samples, taken as 48 kHz), `human_labels`, and optionally `labels` (machine ids) and `video_id`; names that are usual
-elsewhere are found (reading/layout.py).
+elsewhere are found (reading/layout.py). Or, in the place of audio, `embedding`: vectors that were made elsewhere.
 A file of another form is refused (FileError), or skipped and counted if that is asked for; a row that cannot be
 used is skipped and counted (RowError).
 """
@@ -25,13 +25,24 @@ from CLAP import SAMPLE_RATE
 from hyperbolic_clap.plumbing.config import Columns
 from hyperbolic_clap.plumbing.errors import RowError, UserError, first_line, log, warn
 from hyperbolic_clap.reading import audio
+from hyperbolic_clap.reading.arrays import compute
 from hyperbolic_clap.reading.cells import MAX_BYTES, audio_cell, may_hold_audio, may_hold_text, plain, whole_rate
 from hyperbolic_clap.reading.columns import read_columns
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.reading.layout import AUDIO, IDS, LABELS, RATE, VIDEO, Layout, layout_of, named
 from hyperbolic_clap.reading.rows import Rows, video_id
+from hyperbolic_clap.reading.vectors import (
+    EMBEDDING,
+    KEY,
+    NO_VECTOR,
+    WHY_NONE,
+    may_hold_vectors,
+    metadata_of,
+    read_vectors,
+)
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 16, 1 << 27  # read from a file; one row at least
+VECTORS_AT_ONCE = 1 << 13
 MAX_ROW_BYTES = 1 << 30  # on average, unpacked; pyarrow takes four times that for each row that it reads
 READ_AHEAD = 1 << 20  # bytes of each column
 PART_WAY = "damaged part-way"
@@ -104,6 +115,7 @@ class ParquetFolder:
     Raises UserError for a folder that is missing or holds no row, and for a file that is unreadable or lacks a column.
     skip_bad: such a file is skipped instead, and of one that is damaged part-way the rest of that row group; `skipped`
     counts them. labelled: a file must have a column of labels. names: of the columns, where they are not usual.
+    given: whether the files hold vectors in the place of audio; model, sha256: what they say made them, "" if nothing.
     """
 
     def __init__(self, folder: Path, classes: ClassList, skip_bad: bool = False, labelled: bool = True,
@@ -111,6 +123,7 @@ class ParquetFolder:
         self.folder, self.classes, self.skip_bad, self.labelled = folder, classes, skip_bad, labelled
         self.names = names or Columns()
         self.layouts: dict[Path, Layout] = {}
+        self.of_vectors: dict[Path, tuple[str, str] | None] = {}  # the model of a file's vectors; of audio None
         self.bad: dict[Path, str] = {}  # skipped files and why
         if not folder.is_dir():
             raise UserError(f"--parquet-dir {folder} is not a folder; give the folder that holds the *.parquet files")
@@ -134,6 +147,8 @@ class ParquetFolder:
         if unnamed:
             warn(f"{len(unnamed)} files have no column 'human_labels' (the first is {unnamed[0]}); the machine ids in "
                  "their column 'labels' are used instead")  # fmt: skip
+        self.given = next(iter(self.of_vectors.values()), None) is not None
+        self.model, self.sha256 = next(iter(self.of_vectors.values()), None) or ("", "")
         self._tell_found()
         self.files, self.num_rows = list(self.rows_of), sum(self.rows_of.values())
         if not self.files:
@@ -152,6 +167,10 @@ class ParquetFolder:
             flag = {AUDIO: "--audio-column", LABELS: "--label-column", VIDEO: "--id-column"}[role]
             where = files[0].name if len(files) == 1 else f"{len(files)} files"
             warn(f"{where}: there is no column {role!r}, so the {what} are those of {column!r} ({flag} names another)")
+        if both := [file.name for file in self.rows_of if self.layouts[file].both]:
+            taken, flag = ("embeddings are", "as") if self.given else ("audio is", "without")
+            warn(f"{both[0] if len(both) == 1 else f'{len(both)} files'}: there are both audio and embeddings; the "
+                 f"{taken} taken, {flag} --text-embeddings is given")  # fmt: skip
 
     def _skip(self, error: FileError) -> None:
         """Note a file that cannot be used; the error itself if none is to be skipped."""
@@ -198,15 +217,18 @@ class ParquetFolder:
             if count > 1:
                 raise FileError(file, "column twice", f" has {count} columns {column!r}; it must have one")
         labels = LABELS if LABELS in layout.columns or IDS not in layout.columns else IDS
+        sound = (AUDIO, "--audio-column", may_hold_audio, "encoded bytes or samples")
+        if EMBEDDING in layout.columns:
+            sound = (EMBEDDING, "--audio-column", may_hold_vectors, "vectors of float16, 32 or 64")
         needed = [
-            (AUDIO, "--audio-column", may_hold_audio, "encoded bytes or samples"),
+            sound,
             (labels, "--label-column", may_hold_text, "label names"),
             (VIDEO, "--id-column", lambda kind: True, "ids"),
         ]
         for role, flag, fits, need in needed:
             column = layout.columns.get(role, role)
             if column not in schema.names:
-                required = {AUDIO: True, labels: self.labelled or self.names.label, VIDEO: self.names.id}
+                required = {sound[0]: True, labels: self.labelled or self.names.label, VIDEO: self.names.id}
                 if not required[role]:
                     continue
                 others = ", ".join(schema.names) or "none"
@@ -217,6 +239,7 @@ class ParquetFolder:
                 sentence = f": its column {column!r} is {first_line(kind)}, which cannot hold {need}"
                 sentence += f"; {flag} names another"
                 raise FileError(file, "column of another type", sentence)
+        self._require_alike(file, metadata_of(schema) if EMBEDDING in layout.columns else None)
         return rows, labels == LABELS or not self.labelled
 
     def __iter__(self) -> Iterator[Clip]:
@@ -245,7 +268,7 @@ class ParquetFolder:
         start, stop = span.start, span.stop
         with _open(span.file) as parquet:
             layout = self.layouts[span.file]
-            roles = {r: name for r, name in layout.columns.items() if r not in (AUDIO, RATE)}
+            roles = {r: name for r, name in layout.columns.items() if r not in (AUDIO, EMBEDDING, RATE)}
             ends = np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
             groups = np.flatnonzero((ends > start) & (ends - np.diff(ends, prepend=0) < stop)).tolist()
             skipped = int(ends[groups[0] - 1]) if groups and groups[0] else 0
@@ -255,6 +278,63 @@ class ParquetFolder:
             raise pa.ArrowInvalid(f"it holds {len(table)} of {stop - start} rows")
         columns = {role: named(table[name], layout.names.get(role)) for role, name in roles.items()}
         return read_columns(columns, self.classes, span.file.stem, span.first + start, len(table))
+
+    def _require_alike(self, file: Path, model: tuple[str, str] | None) -> None:
+        """FileError for a file of vectors among files of audio, for one of audio among vectors, or of other vectors."""
+        first = next(iter(self.of_vectors), file)
+        before = self.of_vectors.setdefault(first, model)
+        if (before is None) != (model is None):
+            one, other = ("embeddings", "audio") if before is None else ("audio", "embeddings")
+            raise FileError(file, f"{one} among {other}", f" holds {one}, and {first.name} {other}; a folder must hold "
+                            "one of the two")  # fmt: skip
+        if before and model and before != model:
+            names = [" ".join(filter(None, each)) or "no model" for each in (model, before)]
+            raise FileError(file, "vectors of another model", f" names {names[0]} as the model of its vectors, and "
+                            f"{first.name} {names[1]}; a folder must hold vectors of one model")  # fmt: skip
+        self.of_vectors[file] = model
+
+    def dimensions(self) -> int:
+        """How many numbers most of the first vectors have; UserError if no row has a vector."""
+        for file in self.files:
+            try:
+                with _open(file) as parquet:
+                    for batch in parquet.iter_batches(VECTORS_AT_ONCE, columns=[EMBEDDING], use_threads=False):
+                        sizes = [size for size in compute("list_value_length", batch.column(0)).to_pylist() if size]
+                        if sizes:
+                            return max(sorted({*sizes}), key=sizes.count)
+            except UNREADABLE as error:
+                self.lost(file, f" is damaged: {first_line(error)}")
+        raise UserError(f"no row of {self.folder} has a vector in its column {EMBEDDING!r}")
+
+    def vectors(self, span: Span, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """A span's (n, dim) float32 unit vectors, (n,) former lengths, (n, 32) keys, (n,) reasons; UNREADABLE.
+
+        keys: equal ones are of the same audio, as far as the file knows, or of the same vector. reasons: why a row has
+        no vector, None where it has one.
+        """
+        n = span.stop - span.start
+        unit, lengths = np.empty((n, dim), np.float32), np.empty(n)
+        keys, reasons = np.zeros((n, 32), np.uint8), np.empty(n, object)
+        with _open(span.file) as parquet:
+            names = [name for name in (EMBEDDING, KEY, WHY_NONE) if name in parquet.schema_arrow.names]
+            end = -span.start
+            for batch in parquet.iter_batches(VECTORS_AT_ONCE, columns=names, use_threads=False):
+                start, end = end, end + batch.num_rows
+                batch = batch.slice(max(-start, 0), max(min(n, end) - max(start, 0), 0))
+                if not batch.num_rows:
+                    continue
+                at = slice(max(start, 0), max(start, 0) + batch.num_rows)
+                unit[at], lengths[at], reasons[at] = read_vectors(batch.column(EMBEDDING), dim)
+                hashes, why = (batch.column(x).to_pylist() if x in names else [None] * batch.num_rows
+                               for x in (KEY, WHY_NONE))  # fmt: skip
+                for i, (given, reason) in enumerate(zip(hashes, why, strict=True), at.start):
+                    known = isinstance(given, bytes) and len(given) == 32
+                    keys[i] = np.frombuffer(given if known else hashlib.sha256(unit[i]).digest(), np.uint8)
+                    if reasons[i] == NO_VECTOR and isinstance(reason, str) and reason:
+                        reasons[i] = reason
+        if end < n:
+            raise pa.ArrowInvalid(f"it holds {end + span.start} of {self.rows_of[span.file]} rows")
+        return unit, lengths, keys, reasons
 
     def clips(self, span: Span, wanted: np.ndarray | None = None) -> Iterator[Clip]:
         """A span's rows, or those of them that are wanted, by a mask; row groups without one are not read."""
@@ -284,17 +364,18 @@ class ParquetFolder:
                             if row >= stop:
                                 break
                         if row < min(end, stop):
-                            self._lost(file, f" is damaged: a row group ends after row {row} instead of {end}")
+                            self.lost(file, f" is damaged: a row group ends after row {row} instead of {end}")
                     except UNREADABLE as error:
-                        self._lost(file, f" is damaged after its row {row}: {first_line(error)}")
+                        self.lost(file, f" is damaged after its row {row}: {first_line(error)}")
             if end < stop:
-                self._lost(file, f" is damaged: it holds {end} rows where its footer promises {self.rows_of[file]}")
+                self.lost(file, f" is damaged: it holds {end} rows where its footer promises {self.rows_of[file]}")
         except FileNotFoundError:
             self._skip(FileError(file, "vanished", " was there when the run began and is no longer"))
         except UNREADABLE as error:
-            self._lost(file, f" is damaged: {first_line(error)}")
+            self.lost(file, f" is damaged: {first_line(error)}")
 
-    def _lost(self, file: Path, sentence: str) -> None:
+    def lost(self, file: Path, sentence: str) -> None:
+        """Note that what is left of a file cannot be read; FileError if none is to be skipped."""
         self._skip(FileError(file, PART_WAY, sentence))
 
     def _clip(self, columns: dict[str, pa.Array], i: int, sample_id: int, file: Path) -> Clip:

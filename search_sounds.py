@@ -6,8 +6,8 @@
         --projection-checkpoint ./checkpoints_hyperbolic --save-audio found
 
 A text goes into the prompt as a class name does. A superclass of AudioSet's tree, such as Animal, is answered by
-all the texts of its subtree (--no-branches: by its own). The search is exact. Clips need no labels; clips
-that the embedding cache knows are not encoded again.
+all the texts of its subtree (--no-branches: by its own). --like takes a sound file, or the id of a row. The search is
+exact. Clips need no labels; clips that the embedding cache knows are not encoded again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def parser() -> Parser:
     add_shared_flags(parser)
     add_projector_flags(parser)
     add = parser.add_argument
-    add("--like", type=Path, action="append", default=[], metavar="FILE", help="a sound to search by; several times")
+    add("--like", action="append", default=[], metavar="FILE", help="a sound to search by, or the id of a row of "
+        "--parquet-dir; several times")
     add("--num-samples", type=at_least(1), default=None, help="search among the first N usable clips (default: all)")
     add("--top-k", type=at_least(1), default=10, help="clips found for each query (default: 10)")
     add("--branches", action=argparse.BooleanOptionalAction, default=True,
@@ -66,15 +67,19 @@ def main(args: argparse.Namespace) -> None:
     model, pipeline = open_pipeline(data, encoder, chosen, labelled=False)
     projector = model.projector
     saved = args.save_audio and args.save_audio / "any"
-    require_outputs([args.output_json, saved], [*files_read(args), *pipeline.folder.files, *args.like])
+    require_outputs([args.output_json, saved], [*files_read(args), *pipeline.folder.files, *map(Path, args.like)])
+    if args.save_audio and pipeline.folder.given:
+        raise UserError(f"--save-audio {args.save_audio} needs sound, and {args.parquet_dir} holds vectors")
     if projector.prototypes:
         warn(f"{args.projection_checkpoint} has prototypes, which search does not use: it compares with texts alone")
+    require_ids(args, pipeline.folder)
     queries = {**text_queries(args, model), **sound_queries(args, model)}
     embedded = pipeline.embed_rows(use_all)
     assert embedded is not None  # one process is rank 0
     rows = embedded.rows
     if not len(rows):
         raise UserError(f"no row of {args.parquet_dir} can be used; the reasons stand above")
+    queries |= {like: model.projector.audio(row_vector(args, embedded, like)) for like in ids_of(args)}
     if args.top_k > len(rows):
         warn(f"--top-k {args.top_k} is more than the {len(rows)} clips there are; all of them are listed")
     found = nearest(projector, project(projector, embedded.audio), list(queries.values()), args.top_k)
@@ -117,16 +122,44 @@ def text_queries(args: argparse.Namespace, model) -> dict:
 
 
 def sound_queries(args: argparse.Namespace, model) -> dict:
-    """{path: its (1, D) vector}; UserError for a file that is no sound."""
+    """{path: its (1, D) vector} of --like that are files; UserError for a file that is no sound."""
     from hyperbolic_clap.embedding.files import embed_files, find_sounds
 
-    missing = [path for path in args.like if not path.is_file()]
-    if missing:
-        raise UserError(f"--like {missing[0]} is no file")
-    files, audio, skipped = embed_files(list(find_sounds(args.like)), model.embedder)
+    given = [Path(like) for like in args.like if Path(like).is_file()]
+    if not given:
+        return {}
+    files, audio, skipped = embed_files(list(find_sounds(given)), model.embedder.clap)
     for reason, entry in skipped.report().items():
         raise UserError(f"--like {entry['first'][0]} cannot be used: {reason}")
     return {str(path): model.projector.audio(vector[None]) for path, vector in zip(files, audio, strict=True)}
+
+
+def ids_of(args: argparse.Namespace) -> list[str]:
+    """What --like names that is no file: ids of rows."""
+    return [like for like in args.like if not Path(like).is_file()]
+
+
+def require_ids(args: argparse.Namespace, folder) -> None:
+    """UserError for an id that no row of the folder has, before any work."""
+    from data import UNREADABLE
+
+    left = dict.fromkeys(ids_of(args))
+    for span in folder.spans(0, folder.num_rows if left else 0):
+        try:
+            known = {*folder.columns(span).video_ids}
+        except UNREADABLE:  # which is reported when the rows are read
+            return
+        left = {like: None for like in left if like not in known}
+    for like in left:
+        raise UserError(f"--like {like} is no file, and no row of {args.parquet_dir} has that id")
+
+
+def row_vector(args: argparse.Namespace, embedded, like: str):
+    """(1, D) embedding of the first row with an id; UserError if that cannot be used."""
+    ids = embedded.rows.video_ids
+    if like not in ids:
+        raise UserError(f"--like {like} is a row of {args.parquet_dir} that cannot be used; the reasons stand above")
+    return embedded.audio[ids.index(like)][None]
 
 
 def describe(query: str, rows, positions, similarities) -> dict:

@@ -84,7 +84,8 @@ def main(args: argparse.Namespace) -> None:
     folders = {name: replace(data, parquet_dir=folder, num_samples=args.eval_num_samples)
                for name, folder in named(args.eval_dir).items()}  # fmt: skip
     shared = {name: value for name, value in arguments(args).items() if name not in OF_SWEEP}
-    plan = Plan(data, folders, encoder_config(args), args.output_dir, shared, args.keep, args.top_k, args.choose_by)
+    plan = Plan(data, folders, encoder_config(args), args.output_dir, shared, args.keep, args.top_k, args.choose_by,
+                args.output_dim is not None)
     log.info("%d runs%s", len(configs), f", {len(bad)} left out" if bad else "")
     outcomes, _ = sweep(plan, configs, args.jobs, lambda some: write_csv(table, plan, some, bad))
     write_csv(table, plan, outcomes, bad)

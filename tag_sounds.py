@@ -162,7 +162,7 @@ def tags(args: argparse.Namespace, files: dict[Path, Path], tagger) -> tuple[lis
     """
     from hyperbolic_clap.embedding.files import embed_files
 
-    used, audio, skipped = embed_files(list(files), tagger.embedder, args.workers, args.encode_batch_size)
+    used, audio, skipped = embed_files(list(files), tagger.embedder.clap, args.workers, args.encode_batch_size)
     skipped.tell()
     if not used:
         raise UserError(f"none of the {len(files)} files can be used; the reasons stand above")

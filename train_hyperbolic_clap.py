@@ -62,9 +62,10 @@ def main(args: argparse.Namespace) -> None:
     require(run_in.log_to)
     ranks, encoder = open_ranks(), encoder_config(args)
     model, pipeline = open_pipeline(data, encoder, ProjectorConfig(), labelled=not config.captions, ranks=ranks)
-    require_trainable(config, pipeline)
+    config = require_trainable(config, pipeline, args.output_dim is not None)
     if not ranks.rank:
-        told = describe_run(arguments(args) | {"loss": config.loss, "c": config.c}, model.device, ranks.size)
+        chosen = {"loss": config.loss, "c": config.c, "output_dim": config.output_dim}
+        told = describe_run(arguments(args) | chosen, model.device, ranks.size)
         output, tracker = open_output(run_in, config, told, model), open_tracker(run_in.log_to, run_in.output_dir)
     clips = embed_pairs(pipeline) if config.captions else pipeline.embed(skip_untrainable)
     if clips is None:  # a rank above 0, whose vectors rank 0 has now

@@ -38,6 +38,7 @@ MODEL = {  # flags of scripts that embed sounds
 }
 SHARED = MODEL | {
     "--parquet-dir": "test_cache.py::test_changed_content_misses_and_renamed_files_hit",
+    "--text-embeddings": "test_vectors.py::test_training_testing_and_search_give_the_same_bits",
     "--skip-bad-files": "test_scripts.py::test_skipped_files_are_in_the_log_and_the_json",
     "--audio-column": "test_columns.py::test_the_flags_reach_every_script_and_the_table_of_files",
     "--label-column": "test_columns.py::test_the_flags_reach_every_script_and_the_table_of_files",
@@ -144,6 +145,9 @@ FLAGS = {
     "plot_results.py reliability": PICTURE | {
         "results": "test_pictures.py::test_reliability_shows_the_figures_of_the_results_files",
     },
+    "embed_sounds.py": SHARED | dict.fromkeys(
+        ("--output-dir", "--float16", "--taxonomy"), "test_vectors.py::test_float16_a_taxonomy_and_vectors_written_anew"
+    ),
     "search_sounds.py": SHARED | PROJECTOR | {
         "query": Run(("a bell",), ("queries",)),
         "--like": Run(("--like", "{home}/a.wav"), ("queries",)),

@@ -9,7 +9,6 @@ import torch
 
 from data import ParquetFolder
 from hyperbolic_clap.embedding.pipeline import EmbeddingPipeline, use_all
-from hyperbolic_clap.embedding.texts import embed_texts
 from hyperbolic_clap.plumbing.errors import UserError, log, warn
 from hyperbolic_clap.reading.captions import read_captions
 from hyperbolic_clap.reading.rows import Rows
@@ -68,7 +67,7 @@ def embed_pairs(pipeline: EmbeddingPipeline) -> EmbeddedPairs | None:
         raise UserError(f"all clips in {pipeline.folder.folder} have one and the same caption; two are needed")
     pairs = np.array([(clip, place) for clip, texts in enumerate(said) for place in sorted(position[t] for t in texts)])
     counts = counts | {"captions": len(pairs), "distinct_captions": len(position)}
-    text = embed_texts(list(position), pipeline.embedder.encoder, pipeline.embedder.cache)
+    text = pipeline.embedder.embed_captions(pipeline.folder, list(position))
     return EmbeddedPairs(rows, list(position), audio, text, pairs, counts)
 
 

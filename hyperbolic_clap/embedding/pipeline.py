@@ -13,11 +13,12 @@ from CLAP.checkpoint import hash_file
 from CLAP.encoder import Encoder
 from data import NAMED_PER_REASON, ParquetFolder
 from hyperbolic_clap.embedding.clips import SkipReason
+from hyperbolic_clap.embedding.given import GivenVectors, Origin
 from hyperbolic_clap.embedding.packed_targets import PackedTargets
-from hyperbolic_clap.embedding.row_index import Exclusion, embed_rows, keys_of, record
+from hyperbolic_clap.embedding.row_index import Exclusion, Part, embed_rows, keys_of, record
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.embedding.store import EmbeddingCache, default_folder
-from hyperbolic_clap.embedding.texts import PROMPT, embed_classes
+from hyperbolic_clap.embedding.texts import PROMPT, embed_classes, embed_texts
 from hyperbolic_clap.embedding.towers import check_towers
 from hyperbolic_clap.plumbing.config import DataConfig, EncoderConfig
 from hyperbolic_clap.plumbing.device import cores
@@ -35,7 +36,7 @@ NO_CLASS = "no label of the class list"
 class EmbeddedRows:
     """The N used rows without their audio, their (N, D) float32 embeddings on the CPU, and what was skipped.
 
-    keys (N, 32) uint8: rows with equal ones hold the same audio.
+    keys (N, 32) uint8: rows with equal ones hold the same audio. unusable: why other rows of the folder have none.
     """
 
     rows: Rows
@@ -43,6 +44,7 @@ class EmbeddedRows:
     keys: np.ndarray
     skipped: Skipped
     counts: dict
+    unusable: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,43 @@ class Embedder:
     prompts: tuple[str, ...]
 
     @property
+    def origin(self) -> Origin:
+        """The model that the vectors are of."""
+        return Origin(self.encoder.name, self.encoder.sha256, self.encoder.embed_dim)
+
+    @property
+    def clap(self) -> Embedder:
+        """What computes vectors of sounds."""
+        return self
+
+    @property
     def prompt(self) -> str:
         """The templates, one a line, for checkpoints and results files."""
         return "\n".join(self.prompts)
 
+    @property
+    def of_texts(self) -> dict:
+        """What checkpoints and results files say of the texts besides; only vectors from a file need it."""
+        return {}
+
     def texts_of(self, names: Sequence[str]) -> torch.Tensor:
         """(M, D) embeddings of class names in the prompts."""
         return embed_classes(list(names), self.encoder, self.cache, self.prompts)
+
+    def embed_captions(self, folder: ParquetFolder, texts: list[str]) -> torch.Tensor:
+        """(M, D) embeddings of a folder's captions, as they are."""
+        return embed_texts(texts, self.encoder, self.cache)
+
+    def embed_rows(
+        self, folder: ParquetFolder, span: tuple[int, int], skip_reason: SkipReason, exclusion: Exclusion = None,
+        **options,
+    ) -> tuple[Rows, torch.Tensor, Skipped, list[Part]]:  # fmt: skip
+        """As row_index.embed_rows."""
+        return embed_rows(folder, self.index, span, self.encoder, self.cache, skip_reason, exclusion, **options)
+
+    def record(self, folder: ParquetFolder, parts: list[Part]) -> dict:
+        """Write down what was found out of the files; -> counts of them, for the JSON."""
+        return {"files": record(folder, self.index, self.encoder, parts)}
 
 
 def open_embedder(config: EncoderConfig, device: torch.device, prompts: Sequence[str] | None = None) -> Embedder:
@@ -108,8 +140,8 @@ def open_embedder(config: EncoderConfig, device: torch.device, prompts: Sequence
 class EmbeddingPipeline:
     """A checked parquet folder and an opened embedder: rows -> vectors, each computed once, shared over the ranks."""
 
-    def __init__(self, folder: ParquetFolder, embedder: Embedder, data: DataConfig, encoder: EncoderConfig,
-                 ranks: Alone | None = None):  # fmt: skip
+    def __init__(self, folder: ParquetFolder, embedder: Embedder | GivenVectors, data: DataConfig,
+                 encoder: EncoderConfig, ranks: Alone | None = None):  # fmt: skip
         self.folder, self.embedder, self.data, self.config = folder, embedder, data, encoder
         self.ranks, self.classes = ranks or Alone(), folder.classes
 
@@ -129,7 +161,7 @@ class EmbeddingPipeline:
         counts = embedded.counts | {"unmatched_labels": unmatched_labels(embedded.rows, embedded.skipped)}
         texts_of, audio = self.embedder.texts_of, embedded.audio
         text = texts_of(self.classes.names)
-        alike = check_towers(self.embedder.encoder.name, text, audio)
+        alike = check_towers(self.embedder.origin.name or str(self.folder.folder), text, audio)
         return EmbeddedClips(self.classes, embedded.rows, audio, text, counts, texts_of, alike)
 
 
@@ -150,8 +182,8 @@ def embed_folder(
             stop = min(start + wanted, folder.num_rows)
             first, last = share = ranks.share(start, stop)
             progress.begin(stop, last - first)
-            part = embed_rows(folder, embedder.index, share, embedder.encoder, embedder.cache, skip_reason, exclusion,
-                              workers=workers, batch_size=config.batch_size, done=progress.update)  # fmt: skip
+            part = embedder.embed_rows(folder, share, skip_reason, exclusion, workers=workers,
+                                       batch_size=config.batch_size, done=progress.update)  # fmt: skip
             progress.finish()
             results += ranks.gather(part) or []
             progress.join()
@@ -169,14 +201,15 @@ def embed_folder(
         skipped.merge(some)
     skipped.tell()
     parts = [part for some in of_ranks for part in some]
-    files = record(folder, embedder.index, embedder.encoder, parts)
+    found = embedder.record(folder, parts)
     rows = Rows.join(folder.classes, used)
     if folder.bad and not len(rows) and not skipped.counts:
         raise folder.nothing()
     counts = {"used": len(rows), "skipped": skipped.report(), "notes": skipped.noted.report()}
-    counts |= {"skipped_files": folder.skipped, "files": files}
+    counts |= {"skipped_files": folder.skipped} | found
     keys = keys_of(rows.sample_ids, parts)
-    return EmbeddedRows(rows, audio[0] if len(audio) == 1 else torch.cat(audio), keys, skipped, counts)
+    unusable = {number: reason for part in parts for number, reason in part.unusable()}
+    return EmbeddedRows(rows, audio[0] if len(audio) == 1 else torch.cat(audio), keys, skipped, counts, unusable)
 
 
 def use_all(labels: int, matches: int) -> None:

@@ -6,7 +6,7 @@ always read from the file's own columns, which are small, so another class list 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +38,7 @@ class Part:
 
     rows: the columns of those that are there, None while they must be read with their audio. present (n,) bool: not
     lost in a damaged file. transient (n,) bool: what came out may be another thing on another day. read:
-    whether audio was read.
+    whether audio was read. lengths: of given vectors the least and the greatest that they had.
     """
 
     span: Span
@@ -48,6 +48,7 @@ class Part:
     reasons: list[str] = field(default_factory=list)
     rows: Rows | None = None
     read: bool = False
+    lengths: tuple[float, float] | None = None
 
     def __post_init__(self):
         self.present = np.ones(len(self.state), bool)
@@ -69,6 +70,11 @@ class Part:
         if outcome.reason not in self.reasons:
             self.reasons.append(outcome.reason)
         self.state[i], self.transient[i] = REASON + self.reasons.index(outcome.reason), not outcome.lasting
+
+    def unusable(self) -> Iterator[tuple[int, str]]:
+        """(number in the folder, why it has no vector) of rows of which that is known."""
+        for i in np.flatnonzero(self.state >= REASON).tolist():
+            yield self.span.first + self.span.start + i, self.reasons[self.state[i] - REASON]
 
     def skip_reasons(self, skip_reason: SkipReason, exclusion: Exclusion) -> np.ndarray:
         """(n,) object: why its labels, or else `exclusion`, forbid a row, or None."""
@@ -137,7 +143,18 @@ def embed_rows(
         vectors, needed = _take(parts, encoder, cache, skip_reason, exclusion)
         if any((some & (part.state == KEYED)).any() for some, part in zip(needed, parts, strict=True)):
             raise OSError(NOT_READ_BACK)
-    skipped, used = Skipped(), []
+    used, _, skipped = used_rows(parts, skip_reason, exclusion, cache.notes_of)
+    return Rows.join(folder.classes, used), torch.from_numpy(vectors), skipped, parts
+
+
+def used_rows(
+    parts: list[Part], skip_reason: SkipReason, exclusion: Exclusion, notes_of: Callable[[np.ndarray], dict]
+) -> tuple[list[Rows], list[np.ndarray], Skipped]:
+    """Of parts of which all is known: (the used rows of each, (n,) bool which they are, the others by reason).
+
+    notes_of: as of EmbeddingCache. The parts lose their `rows`.
+    """
+    skipped, used, masks = Skipped(), [], []
     for part in parts:
         why = part.skip_reasons(skip_reason, exclusion)
         for number, reason in enumerate(part.reasons, REASON):
@@ -148,11 +165,12 @@ def embed_rows(
             first = part.columns.take(which[:NAMED_PER_REASON])
             skipped.add(reason, len(which), first.video_ids, first.human_labels.flatten().to_pylist())
         used.append(part.columns if mine.all() else part.columns.take(mine[part.present]))
-        for note, positions in cache.notes_of(part.keys[mine]).items():
+        masks.append(mine)
+        for note, positions in notes_of(part.keys[mine]).items():
             first = used[-1].take(positions[:NAMED_PER_REASON])
             skipped.noted.add(note, len(positions), first.video_ids)
         part.rows = None
-    return Rows.join(folder.classes, used), torch.from_numpy(vectors), skipped, parts
+    return used, masks, skipped
 
 
 def _take(

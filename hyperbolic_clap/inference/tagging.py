@@ -108,7 +108,7 @@ class Tagger:
                     levels.append(SILENT)
                 else:
                     levels.append(level(waveform))
-                    vectors.append(embed_window(waveform, self.embedder.encoder))
+                    vectors.append(embed_window(waveform, self.embedder.clap.encoder))
                 length = end
                 progress.update()
         if not vectors:

@@ -14,11 +14,15 @@ CONVENTION = "c is the squared radius of the ball, curvature K = -1/c, d(0, expm
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the parquet columns that hold audio, labels and ids. None: found by their usual names."""
+    """The names of the parquet columns that hold audio, labels and ids. None: found by their usual names.
+
+    vectors: whether the column `embedding` is taken where there is audio too.
+    """
 
     audio: str | None = None
     label: str | None = None
     id: str | None = None
+    vectors: bool = False
 
     @property
     def kind(self) -> str:
@@ -42,6 +46,7 @@ class EncoderConfig:
 
     checkpoint: a local folder or a ModelScope id. class_labels: a JSON of class name -> index, None: AudioSet's 527.
     classes: the names themselves instead. prompts: templates of a class text, None: the projector's or the default.
+    text_embeddings: a file of texts and their vectors, which takes the place of the model where the rows are vectors.
     batch_size: windows at a time on CUDA. workers: decoding threads, None: one for each core. cache_dir: None: the
     user's cache folder.
     """
@@ -51,6 +56,7 @@ class EncoderConfig:
     class_labels: Path | None = None
     classes: tuple[str, ...] | None = None
     prompts: tuple[str, ...] | None = None
+    text_embeddings: Path | None = None
     batch_size: int = 32
     workers: int | None = None
     autocast: bool = True

@@ -171,6 +171,8 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     add("--skip-bad-files", action="store_true", help="skip and count parquet files that are damaged or lack a column")
     for what, more in (("audio", "audio"), ("label", "labels"), ("id", "ids, by which --split-by video_id goes")):
         add(f"--{what}-column", default=None, help=f"parquet column of the {more} (default: the usual names)")
+    add("--text-embeddings", type=Path, default=None, metavar="FILE", help=".npz or .safetensors with names and "
+        "embeddings, the texts of vectors in a column embedding, in the place of --checkpoint")
     add_model_flags(parser)
 
 
@@ -212,7 +214,8 @@ def add_training_flags(parser: argparse.ArgumentParser, several: bool = False) -
         help="how audio and text are compared; cosine trains the fair control: the same projector, data, loss and "
         "budget (default: hyperbolic)",
     )
-    add("--output-dim", type=at_least(2), default=512, help="dimensions after the projector (default: 512)")
+    add("--output-dim", type=at_least(2), default=None, help="dimensions after the projector (default: 512, or as many "
+        "as the vectors have)")
     add("--audio-radius", type=positive, default=0.5, help="common tangent norm of audio (default: 0.5)")
     add(
         "--logit-scale",
@@ -310,12 +313,13 @@ def _as_json(value):
 
 def files_read(args: argparse.Namespace) -> list[Path | None]:
     """The single files that flags name to be read; None for those that were not given."""
-    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file", "taxonomy")]
+    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file", "taxonomy",
+                                                      "text_embeddings")]  # fmt: skip
 
 
 def data_config(args: argparse.Namespace) -> DataConfig:
     """The flags of add_shared_flags that say which rows are read."""
-    columns = Columns(args.audio_column, args.label_column, args.id_column)
+    columns = Columns(args.audio_column, args.label_column, args.id_column, args.text_embeddings is not None)
     return DataConfig(args.parquet_dir, args.num_samples, args.skip_bad_files, columns)
 
 
@@ -324,12 +328,17 @@ def encoder_config(args: argparse.Namespace) -> EncoderConfig:
     classes = getattr(args, "classes", None)
     if classes and args.class_labels:
         raise UserError(f"--classes and --class-labels {args.class_labels} are two class lists; give one of them")
+    texts = getattr(args, "text_embeddings", None)
+    if texts and (args.prompt or args.prompt_file):
+        raise UserError(f"--text-embeddings {texts} holds finished texts, which take no --prompt or --prompt-file; "
+                        "leave one of them out")
     return EncoderConfig(
         checkpoint=args.checkpoint,
         device=args.device,
         class_labels=args.class_labels,
         classes=tuple(classes) if classes else None,
         prompts=_prompts(args.prompt, args.prompt_file),
+        text_embeddings=texts,
         batch_size=args.encode_batch_size,
         workers=args.workers,
         autocast=not args.no_autocast,
@@ -368,7 +377,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
     if args.c is not None and not SIMILARITIES[args.similarity].curved:
         warn(f"--c {args.c:g} has no effect: --similarity {args.similarity} has no c")
     given = {name: getattr(args, name) for name in TrainConfig.__dataclass_fields__}
-    return TrainConfig(**given | {"loss": loss, "c": TrainConfig.c if args.c is None else args.c})
+    defaults = {name: getattr(TrainConfig, name) for name in ("c", "output_dim") if given[name] is None}
+    return TrainConfig(**given | {"loss": loss} | defaults)
 
 
 def run_config(args: argparse.Namespace) -> RunConfig:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hyperbolic import SIMILARITIES, UNTRAINED, HyperbolicProjector, LogitScale, Similarity
+from hyperbolic_clap.embedding.given import Origin, same_model
 from hyperbolic_clap.embedding.texts import PROMPT
 from hyperbolic_clap.plumbing.config import ProjectorConfig
 from hyperbolic_clap.plumbing.errors import UserError, warn
@@ -90,25 +91,40 @@ class Projector:
         """What the cosine to a class's mean training audio is multiplied by; 0 without prototypes."""
         return self.content.get(prototypes.WEIGHT, 0.0)
 
-    def prompts(self, given: Sequence[str] | None) -> Sequence[str]:
-        """The templates of the class texts: the checkpoint's, or those given; UserError if the two differ."""
-        if not self.trained:
+    def prompts(self, given: Sequence[str] | None, flag: str = "--prompt") -> Sequence[str]:
+        """The templates of the class texts: the checkpoint's, or those given; UserError if the two differ.
+
+        flag: what gave them, for the error's sentence.
+        """
+        if not self.content.get("prompt"):  # also of a projector trained on texts whose prompts nobody says
             return given or [PROMPT]
         trained = self.content["prompt"].split("\n")
         if given is not None and sorted(given) != sorted(trained):
             shown = [" | ".join(templates) for templates in (given, trained)]
             raise UserError(
-                f"--prompt {shown[0]!r} contradicts {self.path}, which was trained with {shown[1]!r}; leave the flag "
+                f"{flag} {shown[0]!r} contradicts {self.path}, which was trained with {shown[1]!r}; leave the flag "
                 "out or give the same"
             )
         return trained
 
-    def require_model(self, encoder) -> None:
-        """UserError if the projector was trained on another CLAP model than the encoder."""
-        if self.trained and self.content["clap_sha256"] != encoder.sha256:
+    def require_model(self, origin: Origin, of_texts: dict | None = None, folder: Path | None = None) -> None:
+        """UserError if the projector was trained on vectors of another model; a warning where nobody says.
+
+        of_texts: of a GivenVectors. folder: that holds the vectors; None: they are CLAP's, of --checkpoint.
+        """
+        if not self.trained:
+            return
+        name, sha256 = self.content["clap_model"], self.content["clap_sha256"]
+        same = same_model(name, sha256, origin.name, origin.sha256)
+        texts = (of_texts or {}).get("text_file_sha256")
+        if same is None and (texts is None or texts != self.content.get("text_file_sha256")):
+            warn(f"{self.path} and {folder or origin.name} do not both say of which model their vectors are, so it is "
+                 "not checked that they belong together")  # fmt: skip
+        if same is False:
+            found = f"{folder} holds vectors of" if folder else f"--checkpoint {origin.name} is"
             raise UserError(
-                f"{self.flag} {self.path} was trained on the CLAP model {self.content['clap_model']}, "
-                f"but --checkpoint {encoder.name} is another model"
+                f"{self.flag} {self.path} was trained on the CLAP model {name}, but {found} another model"
+                + (f", {origin.name}" if folder and origin.name else "")
             )
 
     def audio(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -134,18 +150,18 @@ class Projector:
             return similarity
         return similarity + prototypes.added(self.content, embeddings.to(self.device), names)
 
-    def describe(self, encoder, prompt: str) -> dict:
+    def describe(self, origin: Origin, prompt: str) -> dict:
         """The models behind the numbers, for the results JSON. c, curvature and temperature: None for plain cosine."""
         return {
-            "clap_model": encoder.name,
-            "clap_sha256": encoder.sha256,
+            "clap_model": origin.name or None,
+            "clap_sha256": origin.sha256 or None,
             "prompt": prompt,
             "use_hyperbolic": self.kind.curved,
             "similarity": self.similarity,
             "projection_checkpoint": str(self.path) if self.path else None,
             "projection_sha256": exported.sha256(self.content) if self.trained else None,
             "epoch": self.content.get("epoch"),
-            "output_dim": self.content.get("output_dim", encoder.embed_dim),
+            "output_dim": self.content.get("output_dim", origin.embed_dim),
             "c": self.c,
             "c_meaning": "squared radius of the ball, curvature = -1/c",
             "curvature": -1 / self.c if self.c else None,

@@ -16,7 +16,8 @@ RATE_NAMES = ("sampling_rate", "sample_rate", "samplerate", "sampling_frequency"
 MAX_BYTES = 1 << 28  # of encoded audio that are kept of a cell; an hour of it is no reason to hold more in memory
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is a list of any of Arrow's forms."""
     tests = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
     return any(getattr(pa.types, test)(kind) for test in tests)
 
@@ -37,7 +38,7 @@ def _is_number_or_null(kind: pa.DataType) -> bool:
 
 def _innermost(kind: pa.DataType) -> pa.DataType:
     """The type of what a (nested) list or dictionary type holds."""
-    while _is_list(kind) or pa.types.is_dictionary(kind):
+    while is_list(kind) or pa.types.is_dictionary(kind):
         kind = kind.value_type
     return kind
 
@@ -50,7 +51,7 @@ def may_hold_audio(kind: pa.DataType) -> bool:
 def holds_samples(kind: pa.DataType) -> bool:
     """Whether a column's cells are samples without their rate: lists, or structs with `array` and no rate."""
     if not pa.types.is_struct(kind):
-        return _is_list(kind)
+        return is_list(kind)
     names = {kind.field(i).name for i in range(kind.num_fields)}
     return "array" in names and not names & set(RATE_NAMES)
 
@@ -125,7 +126,7 @@ def _read_samples(cell: pa.Scalar) -> np.ndarray | None:
     values = cell.values
     if is_number(values.type):
         return values.to_numpy(zero_copy_only=False)
-    if not _is_list(values.type) or not is_number(values.type.value_type) or not len(values) or values.null_count:
+    if not is_list(values.type) or not is_number(values.type.value_type) or not len(values) or values.null_count:
         return None
     lengths = compute("list_value_length", values)
     if len(lengths.unique()) > 1:
@@ -142,6 +143,6 @@ class Form:
 
 
 FORMS = {
-    "encoded bytes": Form(lambda kind: not _is_list(kind) and _is_binary(_innermost(kind)), _read_bytes),
-    "samples": Form(lambda kind: _is_list(kind) and _is_number_or_null(_innermost(kind)), _read_samples),
+    "encoded bytes": Form(lambda kind: not is_list(kind) and _is_binary(_innermost(kind)), _read_bytes),
+    "samples": Form(lambda kind: is_list(kind) and _is_number_or_null(_innermost(kind)), _read_samples),
 }

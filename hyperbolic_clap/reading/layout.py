@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from hyperbolic_clap.plumbing.config import Columns
 from hyperbolic_clap.reading.cells import RATE_NAMES, holds_samples, is_number, may_hold_audio, may_hold_text
+from hyperbolic_clap.reading.vectors import EMBEDDING, may_hold_vectors
 
 AUDIO, LABELS, IDS, VIDEO, RATE = "audio", "human_labels", "labels", "video_id", "sampling_rate"
 # What the hubs call them, tried in this order where the project's own name is missing.
@@ -21,14 +22,16 @@ USUAL = {
 
 
 class Layout(NamedTuple):
-    """A file's own column for each of AUDIO, LABELS, IDS, VIDEO, RATE that it has; the names of labels kept as numbers.
+    """A file's own column for each of AUDIO or EMBEDDING, LABELS, IDS, VIDEO, RATE that it has; names of numbers.
 
-    found: those that were found by a usual name, to be said.
+    names: of labels that are kept as numbers. found: those that were found by a usual name, to be said. both: whether
+    there is audio beside embeddings, or embeddings beside audio.
     """
 
     columns: dict[str, str]
     names: dict[str, list[str]]
     found: dict[str, str]
+    both: bool = False
 
 
 def layout_of(schema: pa.Schema, given: Columns) -> Layout:
@@ -56,10 +59,14 @@ def layout_of(schema: pa.Schema, given: Columns) -> Layout:
     if IDS in names and columns.get(LABELS) != IDS:
         columns[IDS] = IDS
     kinds = dict(zip(names, schema.types, strict=True))
+    both = AUDIO in columns and EMBEDDING in names and may_hold_vectors(kinds[EMBEDDING])
+    if EMBEDDING in names and (AUDIO not in columns or (both and given.vectors and given.audio is None)):
+        columns = {role: name for role, name in columns.items() if role != AUDIO} | {EMBEDDING: EMBEDDING}
+        found.pop(AUDIO, None)
     rate = next((name for name in RATE_NAMES if name in names and is_number(kinds[name])), None)
     if rate and columns.get(AUDIO) in names and holds_samples(kinds[columns[AUDIO]]):
         columns[RATE] = rate
-    return Layout(columns, {role: classes[name] for role, name in columns.items() if name in classes}, found)
+    return Layout(columns, {role: classes[name] for role, name in columns.items() if name in classes}, found, both)
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:

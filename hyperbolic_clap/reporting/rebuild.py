@@ -48,7 +48,8 @@ def stored_configs(file: Results) -> tuple[DataConfig, EncoderConfig, Path | Non
         checkpoint=str(local) if local.is_dir() else checkpoint,
         device=stored.get("device", plain.device),
         classes=tuple(file.names),
-        prompts=tuple(prompt.split("\n")) if isinstance(prompt, str) else None,
+        prompts=tuple(prompt.split("\n")) if isinstance(prompt, str) and prompt else None,
+        text_embeddings=path("text_embeddings"),
         batch_size=stored.get("encode_batch_size", plain.batch_size),
         workers=stored.get("workers"),
         autocast=not stored.get("no_autocast", False),
@@ -57,7 +58,8 @@ def stored_configs(file: Results) -> tuple[DataConfig, EncoderConfig, Path | Non
         verify_cache=stored.get("verify_cache", False),
     )
     folder, skip_bad = find(stored["parquet_dir"], file.path), stored.get("skip_bad_files", False)
-    columns = Columns(*(stored.get(f"{name}_column") for name in ("audio", "label", "id")))
+    audio, label, id = (stored.get(f"{name}_column") for name in ("audio", "label", "id"))
+    columns = Columns(audio, label, id, encoder.text_embeddings is not None)
     return DataConfig(folder, stored.get("num_samples"), skip_bad, columns), encoder, path("projection_checkpoint")
 
 

@@ -37,6 +37,8 @@ def sounds(file: Results, chosen: np.ndarray) -> dict[int, dict]:
     """{row of the file: {ogg, picture}} base64 texts of the chosen clips that are still there; UserError if none is."""
     data, *_ = stored_configs(file)
     folder = ParquetFolder(data.parquet_dir, ClassList(file.names), skip_bad=True, names=data.columns)
+    if folder.given:
+        raise UserError(f"{data.parquet_dir} holds vectors and no sound")
     wanted = {file.keys[i][1]: int(i) for i in chosen}
     numbers = [int(sample) for sample in wanted if sample.isdigit()]
     rate = BUDGET * 8 / max(1, len(chosen) * SECONDS)

@@ -15,7 +15,7 @@ from hyperbolic_clap.metrics.classification import metrics, rank_classes
 from hyperbolic_clap.metrics.hierarchy import ontology_metrics
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
 from hyperbolic_clap.metrics.retrieval import retrieve, summary
-from hyperbolic_clap.metrics.superclasses import superclass_metrics, superclass_similarities
+from hyperbolic_clap.metrics.superclasses import INNER, superclass_metrics, superclass_similarities
 from hyperbolic_clap.metrics.traversal import traversal_metrics
 from hyperbolic_clap.metrics.undefined import defined_or_null
 from hyperbolic_clap.plumbing.errors import warn
@@ -24,6 +24,7 @@ from hyperbolic_clap.projector.blocks import project
 from hyperbolic_clap.projector.opening import Model
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.rows import Rows
+from hyperbolic_clap.reading.vectors import MissingText
 from hyperbolic_clap.results.files import save_scores
 from hyperbolic_clap.results.retrieval import WAYS
 
@@ -60,6 +61,8 @@ def evaluate(
         "metrics": lambda: metrics(scores, targets, top_k),
         "ontology": of_tree,
     } | ({"calibration": of_probabilities} if projector.trained else {}))
+    if "inner" in failed:
+        reasons |= dict.fromkeys((f"ontology.{name}" for name in ("inner_classes", *INNER)), failed["inner"])
     listed = predictions(scores, order[:, :top_k], clips.rows, names)
     figures |= {"reasons": failed | reasons, "predictions": listed}
     return {"scores": scores, "targets": targets} | inner, figures
@@ -100,7 +103,10 @@ def of_superclasses(
     every = torch.empty(len(scores), len(tree.names), dtype=torch.float64)
     every[:, nodes] = torch.from_numpy(scores).double()
     if len(others):
-        text = projector.text(clips.texts_of([tree.names[i] for i in others]))
+        try:
+            text = projector.text(clips.texts_of([tree.names[i] for i in others]))
+        except MissingText as error:  # which leaves these metrics undefined, and no other
+            raise LookupError(str(error)) from None
         every[:, others] = projector.compare(projector.audio(clips.audio), text).cpu().double()
     return superclass_similarities(every, clips.targets.numpy(), nodes, tree, projector.logit_scale_value)
 

@@ -20,7 +20,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data import ParquetFolder
 from hyperbolic import SIMILARITIES
 from hyperbolic_clap.embedding.clips import SkipReason
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips, EmbeddingPipeline, skip_unlabelled, skip_untrainable
@@ -30,7 +29,7 @@ from hyperbolic_clap.plumbing.errors import UserError, first_line, log
 from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.plumbing.run import describe_run, describe_test
 from hyperbolic_clap.projector.exported import best_of
-from hyperbolic_clap.projector.opening import open_pipeline
+from hyperbolic_clap.projector.opening import beside, open_pipeline
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.results.evaluation import evaluate_to_files
 from hyperbolic_clap.training.fit import fit, open_output, require_trainable, split_clips
@@ -45,7 +44,8 @@ class Plan:
     """What a sweep works on; it can be sent to other processes.
 
     folders: those that are tested on, by a name each. arguments: the flags that a results file records. choose_by: of
-    SELECT_BY, then only the best setting of each similarity is tested; None: all are.
+    SELECT_BY, then only the best setting of each similarity is tested; None: all are. dim_given: whether the output
+    dimensions were asked for; else they are fewer where the vectors have fewer.
     """
 
     train: DataConfig
@@ -56,6 +56,7 @@ class Plan:
     keep: str = "all"
     top_k: int = 5
     choose_by: str | None = None
+    dim_given: bool = True
 
     def results(self, name: str, folder: str) -> Path:
         """The results file of a run, or of UNTRAINED, on a folder."""
@@ -103,29 +104,26 @@ class Workplace:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.model, self.pipeline = open_pipeline(plan.train, plan.encoder, ProjectorConfig())
-        pipelines = {name: self._beside(data) for name, data in plan.folders.items()}  # unusable ones end it here
+        # Unusable ones end it here.
+        pipelines = {name: beside(self.model, data, plan.encoder) for name, data in plan.folders.items()}
         self.clips = _embedded(self.pipeline, skip_untrainable)
         self.tested = {name: _embedded(pipeline, skip_unlabelled) for name, pipeline in pipelines.items()}
         self.data = fingerprint(*self.clips.tensors())
         self.tested_data = {name: fingerprint(*clips.tensors()) for name, clips in self.tested.items()}
 
-    def _beside(self, data: DataConfig) -> EmbeddingPipeline:
-        folder = ParquetFolder(data.parquet_dir, self.model.classes, data.skip_bad_files, True, data.columns)
-        return EmbeddingPipeline(folder, self.model.embedder, data, self.plan.encoder)
-
     def _key(self, *parts) -> str:
         embedder = self.model.embedder
-        known = [embedder.encoder.sha256, embedder.prompt, self.clips.classes.names, *parts]
+        known = [embedder.origin.sha256, embedder.prompt, self.clips.classes.names, *parts]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def train(self, config: TrainConfig) -> dict:
         """Train a config, or go on where an earlier sweep stopped -> the content of run.json. UserError if it fails."""
         folder = self.plan.output_dir / "runs" / name_of(config)
+        config = require_trainable(config, self.pipeline, self.plan.dim_given)
         key, record = self._key(self.data, asdict(config)), read_record(folder / "run.json")
         with contextlib.suppress(UserError):
             if record.get("key") == key and best_of(folder, "").is_file():
                 return record
-        require_trainable(config, self.pipeline)
         arguments = self.plan.arguments | asdict(config) | {"parquet_dir": str(self.plan.train.parquet_dir)}
         told = describe_run(arguments, self.model.device, 1)
         try:
@@ -136,7 +134,7 @@ class Workplace:
             log.warning("%s holds another training, which is moved aside: %s", folder, error)
             self._fit(config, folder, told, False)
         best = best_of(folder, "--output-dir")
-        about = Projector(best, self.model.device).describe(self.model.embedder.encoder, self.model.embedder.prompt)
+        about = Projector(best, self.model.device).describe(self.model.embedder.origin, self.model.embedder.prompt)
         record = {"key": key, "checkpoint": best.name, "projection_sha256": about["projection_sha256"],
                   "training": about["training"], "tests": {}}  # fmt: skip
         write_json(folder / "run.json", record)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 
 import torch
 
 from hyperbolic import SIMILARITIES
+from hyperbolic_clap.embedding.given import GivenVectors
 from hyperbolic_clap.embedding.pairs import EmbeddedPairs
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips, Embedder, EmbeddingPipeline
 from hyperbolic_clap.plumbing.config import CONVENTION, RunConfig, TrainConfig
@@ -28,24 +29,29 @@ from hyperbolic_clap.training.trainer import Trainer
 WORSE = 1.5  # times the validation loss of the start: a training that ends above has learned nothing
 
 
-def require_trainable(config: TrainConfig, pipeline: EmbeddingPipeline) -> None:
-    """UserError if the folder has no column to split by, or the encoder fewer dimensions than the projector."""
+def require_trainable(config: TrainConfig, pipeline: EmbeddingPipeline, dim_given: bool = True) -> TrainConfig:
+    """The config, with at most as many dimensions as the vectors have unless they were given.
+
+    UserError if the folder has no column to split by, or the vectors fewer dimensions than was asked for.
+    """
     require_column(pipeline.folder, config.split_by)
-    encoder = pipeline.embedder.encoder
-    if config.output_dim > encoder.embed_dim:
-        raise UserError(
-            f"--output-dim {config.output_dim} is above the {encoder.embed_dim} dimensions of {encoder.name}"
-        )
+    origin = pipeline.embedder.origin
+    if config.output_dim <= origin.embed_dim:
+        return config
+    if dim_given:
+        which = origin.name or pipeline.folder.folder
+        raise UserError(f"--output-dim {config.output_dim} is above the {origin.embed_dim} dimensions of {which}")
+    return replace(config, output_dim=origin.embed_dim)
 
 
 def open_output(run: RunConfig, config: TrainConfig, described: dict, model: Model) -> RunFolder:
     """The RunFolder of a run; under torchrun it is resumed when the ranks were restarted. described: of the run."""
-    encoder, ranks = model.embedder.encoder, model.ranks
+    origin, ranks = model.embedder.origin, model.ranks
     setup = described | {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "convention": CONVENTION,
-        "clap_model": encoder.name,
-        "clap_sha256": encoder.sha256,
+        "clap_model": origin.name,
+        "clap_sha256": origin.sha256,
         "clips": None,
         "epochs": [],
         "best_epoch": None,
@@ -111,7 +117,7 @@ def doubts(config: TrainConfig, best: dict, start_loss: float) -> list[str]:
 
 def _about(
     config: TrainConfig, clips: EmbeddedClips | EmbeddedPairs, split: tuple[torch.Tensor, torch.Tensor],
-    embedder: Embedder,
+    embedder: Embedder | GivenVectors,
 ) -> Callable[[], dict]:  # fmt: skip
     """What a checkpoint says of models, prompt, settings and data behind it, and its prototypes; made when asked for.
 
@@ -122,16 +128,16 @@ def _about(
 
     @cache
     def about() -> dict:
-        encoder = embedder.encoder
+        origin = embedder.origin
         sizes = {"train": len(train), "validation": len(validation)}
         kept: dict = {"text": config.text, "training": asdict(config) | {"clips": sizes}}
         if isinstance(clips, EmbeddedClips):
             audio, targets = clips.audio[train], clips.targets[train]
             kept["classes"] = clips.classes.names
             kept |= prototypes(config.prototypes, audio, targets, clips.classes.names)
-        model = {"clap_model": encoder.name, "clap_sha256": encoder.sha256, "prompt": embedder.prompt}
+        model = {"clap_model": origin.name, "clap_sha256": origin.sha256, "prompt": embedder.prompt}
         identity = {"prompt": embedder.prompt} | config.identity() | {"data": data.result()}
-        return model | {"embed_dim": encoder.embed_dim, "identity": identity} | kept
+        return model | embedder.of_texts | {"embed_dim": origin.embed_dim, "identity": identity} | kept
 
     return about
 
