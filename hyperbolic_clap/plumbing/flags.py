@@ -347,8 +347,7 @@ def _as_json(value):
 
 def files_read(args: argparse.Namespace) -> list[Path | None]:
     """The single files that flags name to be read; None for those that were not given."""
-    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file", "taxonomy",
-                                                "settings")]  # fmt: skip
+    return [getattr(args, name, None) for name in ("projection_checkpoint", "class_labels", "prompt_file", "taxonomy")]
 
 
 def data_config(args: argparse.Namespace) -> DataConfig:
