@@ -13,6 +13,7 @@ from conftest import ROOT, TINY, script, tone_rows, write_rows
 from test_training import AUDIO, TARGETS, TEXT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import geometry_again  # noqa: E402
 import geometry_runs  # noqa: E402
 import geometry_search  # noqa: E402
 import geometry_table  # noqa: E402
@@ -56,9 +57,9 @@ def searched(monkeypatch, tmp_path):
                           (geometry_table, {"RESAMPLES": 50, "DIMS": (8, 4)}), (hierarchy_search, {"RESAMPLES": 50})):
         for name, value in names.items():
             monkeypatch.setattr(module, name, value)
-    for module in (geometry_search, geometry_table, hierarchy_search):
+    for module in (geometry_again, geometry_search, geometry_table, hierarchy_search):
         monkeypatch.setattr(module, "trials", lambda: few)
-    for module in (geometry_search, geometry_table):
+    for module in (geometry_again, geometry_search, geometry_table):
         monkeypatch.setattr(module, "SEEDS", 2)
     return SimpleNamespace(train_dir=tmp_path / "train", folders=folders, checkpoint=str(TINY), split_by="video_id",
                            work_dir=tmp_path / "work", output_dir=tmp_path / "tables", workers=1)  # fmt: skip
@@ -108,6 +109,12 @@ def test_a_cell_is_searched_kept_and_tabulated(searched, capsys):
     assert sum(pairs) == pytest.approx(by["hyperbolic - cosine", "validation", "eval"][0], abs=0.02)
     assert all(low <= high for row in by.values() for low, high in zip(row[1::3], row[2::3], strict=True))
     assert capsys.readouterr().out.count("| sigmoid | 8 | ") == 9
+    again = SimpleNamespace(work_dir=searched.work_dir, published=searched.output_dir, output_dir=searched.output_dir,
+                            eval="eval", other="other")  # fmt: skip
+    geometry_again.main(again)
+    rows = list(csv.reader((searched.output_dir / "geometry_again.csv").read_text().splitlines()[2:]))
+    assert len(rows) == 6 and {tuple(row[3:5]) for row in rows} == {("3", "0.00")}
+    assert all(float(row[-1]) < 0.011 for row in rows)  # published with two digits
     # The command of docs/protocol.md makes the same runs.
     command = ["--parquet-dir", searched.train_dir, "--eval-dir", *searched.folders.values(), "--output-dir",
                searched.work_dir, "--settings", searched.output_dir / "trials.csv", "--seed", 0, 1, "--finalists", 2,
