@@ -6,7 +6,8 @@
 Every setting of the training takes one value or several, and all combinations are run; one that has no effect (c of
 cosine) is run once. Clips are embedded once. Each run's checkpoints and results are, to the bit, those of
 train_hyperbolic_clap.py and test_clap_modelscope.py, and every other script reads them. A sweep that was stopped, or is
-given more values, goes on with what is there.
+given more values, goes on with what is there. A random search is a file of settings, a row for each (--settings), of
+which the best few are trained with all seeds (--finalists).
 
 Writes to --output-dir: sweep.csv (a row for each run and folder), sweep.md (a row for each setting: mean and deviation
 over seeds, differences with intervals over clips and seeds), runs/ with the training folders, results/ with the results
@@ -34,14 +35,15 @@ from hyperbolic_clap.plumbing.flags import (
     at_least,
     data_config,
     encoder_config,
+    settings_rows,
     train_config,
 )
 from hyperbolic_clap.plumbing.run import run
 
 OTHERS = [field.name for field in fields(TrainConfig) if field.name not in ("similarity", "seed")]
 SETTINGS = ["similarity", *OTHERS, "seed"]  # the last varies fastest
-OF_SWEEP = {*SETTINGS, "eval_dir", "eval_num_samples", "output_dir", "keep", "jobs", "baseline", "choose_by",
-            "skip_bad", "resamples", "top_k"}  # fmt: skip
+OF_SWEEP = {*SETTINGS, "eval_dir", "eval_num_samples", "output_dir", "keep", "jobs", "baseline", "settings",
+            "choose_by", "choose_each", "finalists", "skip_bad", "resamples", "top_k"}  # fmt: skip
 SHOWN = 5  # contradictions
 
 
@@ -62,8 +64,14 @@ def parser() -> Parser:
         "threads as a single script, for the same bits (default: 1)")
     add("--baseline", nargs="+", default=None, metavar="NAME=VALUE", help="settings that the others are compared with, "
         "such as similarity=cosine, each with its like")
+    add("--settings", type=Path, default=None, metavar="FILE", help="a CSV with a row for each setting, whose columns "
+        "are named as the flags; each is run with all values of the other flags")
     add("--choose-by", choices=SELECT_BY, default=None, help="test only the best setting of each similarity, by the "
         "mean over seeds of this validation figure")
+    add("--choose-each", nargs="+", default=["similarity"], metavar="NAME", help="settings of which each combination "
+        "has a best one of its own (default: similarity)")
+    add("--finalists", type=at_least(1), default=None, metavar="N", help="train all settings with the first seed, and "
+        "only the N best of each with the other ones (default: all)")
     add("--skip-bad", action="store_true", help="leave out runs whose settings contradict each other, and say which")
     add("--resamples", type=at_least(100), default=2000, help="of the intervals (default: 2000)")
     return parser
@@ -74,6 +82,11 @@ def main(args: argparse.Namespace) -> None:
     from hyperbolic_clap.results.sweep import Plan, sweep
     from hyperbolic_clap.results.sweep_tables import parse_baseline, write_csv, write_markdown
 
+    each = tuple(name.lstrip("-").replace("-", "_") for name in args.choose_each)
+    if unknown := [name for name in each if name not in SETTINGS[:-1]]:
+        raise UserError(f"--choose-each {unknown[0]} is no setting; they are {', '.join(SETTINGS[:-1])}")
+    if args.choose_by is None and (args.finalists or each != ("similarity",)):
+        raise UserError("--finalists and --choose-each say how --choose-by chooses; give that too")
     baseline, table, text = parse_baseline(args.baseline, configs), *(
         args.output_dir / f"sweep.{kind}" for kind in ("csv", "md"))  # fmt: skip
     for path in (table, text):
@@ -84,8 +97,9 @@ def main(args: argparse.Namespace) -> None:
     folders = {name: replace(data, parquet_dir=folder, num_samples=args.eval_num_samples)
                for name, folder in named(args.eval_dir).items()}  # fmt: skip
     shared = {name: value for name, value in arguments(args).items() if name not in OF_SWEEP}
+    dim_given = args.output_dim is not None or any(config.output_dim != TrainConfig.output_dim for config in configs)
     plan = Plan(data, folders, encoder_config(args), args.output_dir, shared, args.keep, args.top_k, args.choose_by,
-                args.output_dim is not None)
+                each, args.finalists, dim_given)  # fmt: skip
     log.info("%d runs%s", len(configs), f", {len(bad)} left out" if bad else "")
     outcomes, _ = sweep(plan, configs, args.jobs, lambda some: write_csv(table, plan, some, bad))
     write_csv(table, plan, outcomes, bad)
@@ -107,10 +121,12 @@ def combinations(args: argparse.Namespace) -> tuple[list[TrainConfig], list[tupl
     from hyperbolic_clap.results.sweep import effective, name_of
 
     given = {name: value if isinstance(value := getattr(args, name), list) else [value] for name in SETTINGS}
+    rows = settings_rows(args.settings) if args.settings else [{}]
+    every = [dict(zip(given, values, strict=True)) for row in rows
+             for values in itertools.product(*(given | {name: [value] for name, value in row.items()}).values())]
     configs: dict[str, TrainConfig] = {}
     bad: list[tuple[dict, str]] = []
-    for values in itertools.product(*given.values()):
-        settings = dict(zip(given, values, strict=True))
+    for settings in every:
         curved = settings["similarity"] not in SIMILARITIES or SIMILARITIES[settings["similarity"]].curved
         try:
             if settings["text"] == "captions":
@@ -120,7 +136,7 @@ def combinations(args: argparse.Namespace) -> tuple[list[TrainConfig], list[tupl
                 raise UserError(f"its files would have the name of another run, {name_of(config)}")
         except UserError as error:
             bad.append((settings, str(error)))
-    varying = [name for name, values in given.items() if len(values) > 1]
+    varying = [name for name in given if len({str(settings[name]) for settings in every}) > 1]
     lines = [": ".join(filter(None, (" ".join(f"{name}={settings[name]}" for name in varying), why)))
              for settings, why in bad]  # fmt: skip
     if bad and (not configs or not args.skip_bad):

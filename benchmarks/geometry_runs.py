@@ -61,33 +61,26 @@ def open_encoder(checkpoint: str):
     return encoder, EmbeddingCache(default_folder(), encoder.audio_fingerprint)
 
 
-def load(train_dir: Path, measured: dict[str, Path], checkpoint: str, split_by: str = "video_id") -> Data:
-    """Embed the folders (from the user's cache where they are already)."""
-    import torch
+def open_place(args: argparse.Namespace):
+    """The product's Workplace on the folders of the command line; its runs and results are kept in --work-dir."""
+    from hyperbolic_clap.plumbing.config import DataConfig, EncoderConfig
+    from hyperbolic_clap.results.sweep import Plan, Workplace
 
-    from data import ParquetFolder
-    from hyperbolic_clap.embedding.pipeline import skip_untrainable
-    from hyperbolic_clap.embedding.row_index import embed_rows
-    from hyperbolic_clap.embedding.texts import embed_classes
-    from hyperbolic_clap.plumbing.config import CLASS_LABELS
-    from hyperbolic_clap.plumbing.file_index import FileIndex
-    from hyperbolic_clap.reading.labels import ClassList
+    folders = {name: DataConfig(folder) for name, folder in args.folders.items()}
+    encoder = EncoderConfig(checkpoint=args.checkpoint, device="cpu")
+    with quiet():
+        return Workplace(Plan(DataConfig(args.train_dir), folders, encoder, args.work_dir, {}, "best"))
+
+
+def load(place, split_by: str) -> tuple[Data, str]:
+    """What a Workplace has embedded, and the name by which finished work of it is known again."""
     from hyperbolic_clap.training.groups import groups, require_column
 
-    classes = ClassList.read(CLASS_LABELS)
-    encoder, cache = open_encoder(checkpoint)
-
-    def embed(folder: Path, column: str = "video_id") -> Folder:
-        whole = ParquetFolder(folder, classes)
-        require_column(whole, column)
-        rows, audio, *_ = embed_rows(whole, FileIndex(None), (0, whole.num_rows), encoder, cache, skip_untrainable)
-        return Folder(audio, torch.from_numpy(rows.targets), groups(whole, rows, column))
-
-    return Data(
-        embed(train_dir, split_by),
-        {name: embed(folder) for name, folder in measured.items()},
-        embed_classes(classes.names, encoder, cache),
-    )
+    require_column(place.pipeline.folder, split_by)
+    sources = groups(place.pipeline.folder, place.clips.rows, split_by)
+    measured = {name: Folder(clips.audio, clips.targets, None) for name, clips in place.tested.items()}
+    data = Data(Folder(place.clips.audio, place.clips.targets, sources), measured, place.clips.text)
+    return data, data.fingerprint() + ("" if split_by == "video_id" else f" by {split_by}")
 
 
 def command_line(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
@@ -109,10 +102,8 @@ def command_line(doc: str, *flags: tuple[str, dict]) -> argparse.Namespace:
 
 
 def open_data(args: argparse.Namespace) -> tuple[Data, str]:
-    """What the flags of command_line ask for, and the name by which finished work of it is known again."""
-    with quiet():
-        data = load(args.train_dir, args.folders, args.checkpoint, args.split_by)
-    return data, data.fingerprint() + ("" if args.split_by == "video_id" else f" by {args.split_by}")
+    """What the flags of command_line ask for, and its name."""
+    return load(open_place(args), args.split_by)
 
 
 def rows_kept(path: Path, name: str, wanted: bool, work: Callable[[], list[list]]) -> list[list]:
@@ -147,32 +138,21 @@ def pool(data: Data, workers: int) -> ProcessPoolExecutor:
 
 
 def precision(scores, targets):
-    """Average precision of each row that has a positive."""
-    import numpy as np
+    """Average precision of each clip that has a class."""
+    from hyperbolic_clap.metrics.classification import clip_precision, rank_classes
 
     rows = targets.any(1)
-    order = np.argsort(-scores[rows], axis=1, kind="stable")
-    hits = np.take_along_axis(targets[rows], order, axis=1)
-    ranks = np.arange(1, hits.shape[1] + 1)
-    return (np.cumsum(hits, axis=1) * hits / ranks).sum(1) / hits.sum(1)
+    return clip_precision(scores[rows], rank_classes(scores[rows]), targets[rows])
 
 
 def four(scores, targets):
-    """acc@1, acc@5, class-wise map and per-clip map of (N, M) arrays; scores without ties."""
+    """METRICS of (N, M) arrays; clips that all have a class."""
     import numpy as np
 
-    hits = np.take_along_axis(targets, np.argsort(-scores, axis=1), axis=1)
-    return np.array([hits[:, :1].any(1).mean(), hits[:, :5].any(1).mean(), precision(scores.T, targets.T).mean(),
-                     precision(scores, targets).mean()])  # fmt: skip
+    from hyperbolic_clap.metrics.classification import headline
 
-
-@dataclass
-class Run:
-    """The four metrics of a training run on its validation clips and on each folder, and the scores (N, M) there."""
-
-    validation: object
-    metrics: dict
-    scores: dict
+    found = headline(scores, targets)
+    return np.array([found[name] for name in METRICS])
 
 
 def best(trainer):
@@ -185,66 +165,28 @@ def best(trainer):
     return found
 
 
-def fit(settings) -> Run:
-    """One training run as the training script makes it. A run whose loss is not finite has metrics of 0."""
-    import numpy as np
-    import torch
-
-    from hyperbolic_clap.plumbing.errors import UserError
-    from hyperbolic_clap.training.split import split_by_video
-    from hyperbolic_clap.training.trainer import Trainer
-
-    train, validation = split_by_video(DATA.train.sources, 0.8, settings.seed)
-    trainer = Trainer(settings, DATA.train.audio, DATA.train.targets, DATA.text, train, validation)
-    try:
-        projector, _ = best(trainer)
-    except UserError:
-        return Run(np.zeros(4), {name: np.zeros(4) for name in DATA.measured}, {})
-    with torch.no_grad():
-        seen = projector(DATA.train.audio[validation], DATA.text).numpy()
-        scores = {name: projector(folder.audio, DATA.text).numpy() for name, folder in DATA.measured.items()}
-    metrics = {name: four(scores[name], folder.targets.numpy()) for name, folder in DATA.measured.items()}
-    return Run(four(seen, DATA.train.targets[validation].numpy()), metrics, scores)
-
-
-def untrained(dim: int, name: str):
-    """Cosine scores (N, M) on a folder without training: CLAP's own, or in the texts' principal directions."""
-    import torch
-
-    from hyperbolic import HyperbolicProjector
-
-    projector = HyperbolicProjector(DATA.text.shape[1], dim, similarity="cosine")
-    projector.start_at_principal_directions(DATA.text)
-    with torch.no_grad():
-        return projector(DATA.measured[name].audio, DATA.text).numpy()
-
-
 def resampled(scores, name: str):
-    """(RESAMPLES, 4) float32: the metrics of resampled clips of a folder, the same draws for every scores."""
+    """(RESAMPLES, 4): METRICS of resampled clips of a folder, the same draws for every scores."""
+    from hyperbolic_clap.results.sweep_tables import resampled_metrics
+
+    return drawn(resampled_metrics(scores, DATA.measured[name].targets.numpy(), RESAMPLES, 0))
+
+
+def drawn(found: dict):
+    """What sweep_tables draws of one run -> (B, 4)."""
     import numpy as np
 
-    from hyperbolic_clap.metrics.bootstrap import draw
-    from hyperbolic_clap.metrics.weighted import Ranking
-
-    targets = DATA.measured[name].targets.numpy()
-    hits = np.take_along_axis(targets, np.argsort(-scores, axis=1), axis=1)
-    linear = np.stack([hits[:, :1].any(1), hits[:, :5].any(1), precision(scores, targets)], axis=1).astype(np.float32)
-    ranking, parts = Ranking(scores, targets), []
-    for weights in draw(len(targets), RESAMPLES, 0):
-        means = weights @ linear / len(targets)
-        parts.append(np.insert(means, 2, np.nanmean(ranking.precision(weights), axis=1), axis=1))
-    return np.concatenate(parts).astype(np.float32)
+    return np.stack([found[name][1:] for name in METRICS], axis=1)
 
 
 def difference(first, second):
-    """Draws (S, B, 4) of two sides -> (2, 4): the 95 % interval of second - first over clips and seeds."""
+    """Draws (S, B, K) of two sides -> (2, K): the 95 % interval of second - first over clips and seeds."""
     import numpy as np
 
-    drawn = second - first
-    count, resamples = drawn.shape[:2]
-    seeds = np.random.default_rng(1).integers(count, size=(resamples, count))
-    mixed = np.stack([drawn[seeds[:, s], np.arange(resamples)] for s in range(count)]).mean(0)
-    return np.percentile(mixed, [2.5, 97.5], axis=0)
+    from hyperbolic_clap.results.groups import interval_over_seeds
+
+    return np.array([interval_over_seeds([*first[:, :, k]], [*second[:, :, k]], True, 0) or (np.nan, np.nan)
+                     for k in range(first.shape[2])]).T  # fmt: skip
 
 
 def difference_cells(first, second, points) -> list[str]:

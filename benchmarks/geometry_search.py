@@ -1,12 +1,13 @@
-"""The equal search of docs/protocol.md: one cell (loss, dimensions) at a time, each kept in a file of its own."""
+"""The equal search of docs/protocol.md by the sweep of the product: a cell (loss, dimensions), each kept in a file."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from geometry_runs import FLAT, SEEDS, fit, resampled
+from geometry_runs import FLAT, METRICS, RESAMPLES, SEEDS, drawn
 
 TRIALS, FINALISTS = 32, 4
 SIDES = {
@@ -30,15 +31,16 @@ class Trial:
     text_length: float | None
 
     def settings(self, side: str, loss: str, dim: int):
-        """In the training script's own flags."""
+        """In the training script's own flags, each with six digits, as a command names them."""
         from hyperbolic_clap.plumbing.config import TrainConfig
 
         known, radius = SIDES[side], self.audio_radius
+        scale = self.scale and (self.scale if side == "cosine" else self.scale / (2 * radius))
+        text = self.text_length and self.text_length * radius
         return TrainConfig(
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, audio_radius=radius,
-            loss=loss, output_dim=dim, seed=0, **known,
-            logit_scale=self.scale and (self.scale if side == "cosine" else self.scale / (2 * radius)),
-            text_radius=self.text_length and self.text_length * radius,
+            loss=loss, output_dim=dim, seed=0, logit_scale=scale and float(f"{scale:g}"),
+            text_radius=text and float(f"{text:g}"), **known,
         )  # fmt: skip
 
 
@@ -64,6 +66,15 @@ def trials() -> list[Trial]:
     return [Trial(1e-4, 16, 10, 0.5, None, None), *(draw() for _ in range(TRIALS - 1))]
 
 
+def settings_table() -> tuple[list[str], list[list]]:
+    """The trials of all sides for sweep.py --settings: the header and the rows."""
+    names = ["similarity", "c", *(name for name in asdict(trials()[0]) if name not in ("scale", "text_length"))]
+    names += ["logit_scale", "text_radius"]
+    rows = [asdict(trial.settings(side, "sigmoid", 512)) for side in SIDES for trial in trials()]
+    return names, [[f"{v:g}" if isinstance(v := row[name], float) else "" if v is None else v for name in names]
+                   for row in rows]  # fmt: skip
+
+
 def flags(settings) -> str:
     """What differs from the defaults, as the training script's flags."""
     from hyperbolic_clap.plumbing.config import TrainConfig
@@ -72,6 +83,54 @@ def flags(settings) -> str:
     changed = {name: value for name, value in asdict(settings).items() if value != default[name] and name != "seed"}
     return " ".join(f"--{name.replace('_', '-')} {value if isinstance(value, str) else f'{value:g}'}"
                     for name, value in changed.items())  # fmt: skip
+
+
+def scores_of(place, outcome, name: str):
+    """Similarities and targets, (N, M) each, of a run's best epoch on a folder, or on its own validation clips."""
+    import torch
+
+    from hyperbolic_clap.projector.exported import best_of
+    from hyperbolic_clap.projector.projector import Projector
+    from hyperbolic_clap.training.fit import split_clips
+
+    clips, rows = place.tested.get(name, place.clips), slice(None)
+    if name == "validation":
+        rows = split_clips(outcome.config, place.pipeline, clips)[1]
+    projector = Projector(best_of(place.plan.output_dir / "runs" / outcome.name, ""), torch.device("cpu"))
+    scores = projector.compare(projector.audio(clips.audio[rows]), projector.text(clips.text))
+    return scores.numpy(), clips.targets[rows].numpy()
+
+
+def mean_on(place, name: str) -> Callable:
+    """The score of a run: the mean of METRICS on a folder."""
+    from hyperbolic_clap.metrics.classification import headline
+
+    return lambda outcome: headline(*scores_of(place, outcome, name))["mean"]
+
+
+def search(place, sides: dict[str, list], choosers: dict[str, Callable], jobs: int) -> tuple[dict, dict]:
+    """The protocol's search of settings that differ from side to side, by each of several scores of a run.
+
+    sides: the trials' configs of each, with seed 0. -> {config: Outcome} of all that was trained, and {(side, chooser):
+    the chosen setting's configs, by seed}, which were tested.
+    """
+    from hyperbolic_clap.results.sweep import chosen, outcomes
+
+    found: dict = {}
+
+    def run(configs, test: bool = False) -> None:
+        found.update((one.config, one) for one in outcomes(place, list(dict.fromkeys(configs)), test, jobs))
+
+    def best(configs, by: str, count: int) -> list:
+        return chosen([found[config] for config in configs], choosers[by], (), count)
+
+    run(config for some in sides.values() for config in some)
+    finalists = {(side, by): [replace(config, seed=seed) for config in best(some, by, FINALISTS)
+                              for seed in range(SEEDS)] for side, some in sides.items() for by in choosers}  # fmt: skip
+    run(config for some in finalists.values() for config in some if config not in found)
+    picked = {(side, by): best(some, by, 1) for (side, by), some in finalists.items()}
+    run((config for some in picked.values() for config in some), True)
+    return found, picked
 
 
 class Cell:
@@ -95,61 +154,35 @@ def cell_path(folder: Path, loss: str, dim: int) -> Path:
     return folder / f"{loss}_{dim}.npz"
 
 
-def search(executor, loss: str, dim: int, measured: list[str], data: str, path: Path) -> None:
-    """Search every side of a cell and write it to `path`; measured: the folders there are, eval and perhaps other."""
+def search_cell(place, loss: str, dim: int, split_by: str, data: str, jobs: int) -> None:
+    """Search every side of a cell and write it beside the runs."""
     import numpy as np
 
     from hyperbolic_clap.plumbing.files import write_atomic
+    from hyperbolic_clap.results.sweep import by_validation
+    from hyperbolic_clap.results.sweep_tables import resampled
 
-    space = trials()
-    started = {side: [executor.submit(fit, trial.settings(side, loss, dim)) for trial in space] for side in SIDES}
-    first = {side: [future.result() for future in futures] for side, futures in started.items()}
-    scores = {
-        side: [{"validation": score(run.validation)} | {name: score(run.metrics[name]) for name in measured}
-               for run in runs]
-        for side, runs in first.items()
-    }  # fmt: skip
-    choosers = ["validation", *(name for name in measured if name != "eval")]
-    finalists = {
-        (side, by): sorted(range(len(space)), key=lambda i: -scores[side][i][by])[:FINALISTS]  # noqa: B023
-        for side in SIDES
-        for by in choosers
-    }
-    runs = {(side, trial): [first[side][trial]] for (side, _), some in finalists.items() for trial in some}
-    futures = {
-        (side, trial): [
-            executor.submit(fit, replace(space[trial].settings(side, loss, dim), seed=seed)) for seed in range(1, SEEDS)
-        ]
-        for side, trial in runs
-    }
-    for key, some in futures.items():
-        runs[key] += [future.result() for future in some]
-    chosen = {
-        (side, by): max(some, key=lambda i: np.mean([score(part(run, by)) for run in runs[side, i]]))  # noqa: B023
-        for (side, by), some in finalists.items()
-    }
-    kept, drawing = {}, {}
-    for (side, by), trial in chosen.items():
+    measured = {name: mean_on(place, name) for name in place.plan.folders}
+    choosers = {"validation": by_validation("val_mean")} | {n: by for n, by in measured.items() if n != "eval"}
+    sides = {side: [replace(trial.settings(side, loss, dim), split_by=split_by) for trial in trials()]
+             for side in SIDES}  # fmt: skip
+    outcomes, picked = search(place, sides, choosers, jobs)
+    scores = {side: [{name: 0.0 if outcomes[config].reason else 100 * score(outcomes[config])
+                      for name, score in (choosers | measured).items()} for config in some]
+              for side, some in sides.items()}  # fmt: skip
+    kept = {}
+    for (side, by), configs in picked.items():
         for route in ROUTES:
             if route[0] == by and route[1] in measured:
-                name = "/".join((side, *route))
-                kept[f"points {name}"] = np.stack([run.metrics[route[1]] for run in runs[side, trial]])
-                some = [executor.submit(resampled, run.scores[route[1]], route[1]) for run in runs[side, trial]]
-                drawing[f"draws {name}"] = some
-    kept |= {name: np.stack([future.result() for future in some]) for name, some in drawing.items()}
-    found = {"data": data, "trials": scores, "chosen": {"/".join(key): trial for key, trial in chosen.items()}}
+                found = [resampled(place.plan.results(outcomes[config].name, route[1]), RESAMPLES, 0)
+                         for config in configs]  # fmt: skip
+                kept[f"points {'/'.join((side, *route))}"] = np.array([[one[m][0] for m in METRICS] for one in found])
+                kept[f"draws {'/'.join((side, *route))}"] = np.stack([drawn(one) for one in found]).astype(np.float32)
+    chosen = {f"{side}/{by}": sides[side].index(replace(configs[0], seed=0)) for (side, by), configs in picked.items()}
+    found = {"data": data, "trials": scores, "chosen": chosen}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             np.savez_compressed(file, found=json.dumps(found), **kept)
 
-    write_atomic(path, write)
-
-
-def score(metrics) -> float:
-    """The mean of the four metrics, in points."""
-    return 100 * float(metrics.mean())
-
-
-def part(run, by: str):
-    return run.validation if by == "validation" else run.metrics[by]
+    write_atomic(cell_path(place.plan.output_dir, loss, dim), write)

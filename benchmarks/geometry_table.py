@@ -5,13 +5,15 @@
 
 The folders hold parquet files in AudioSet's form; any CLAP and any data will do. Each cell (loss, dimensions) is
 kept in --work-dir as soon as it is done, and a cell that is there is not searched again: stop and start at will, or
-search some cells only (--loss, --dims). At the end of each run the tables of all finished cells are written to
---output-dir:
+search some cells only (--loss, --dims). The search is the product's: sweep.py with --settings, --finalists and
+--choose-by val_mean makes the same runs (docs/protocol.md), and either goes on with those of
+the other. At the end of each run the tables of all finished cells are written to --output-dir:
 
     geometry.csv             the chosen setting of each side, its metrics: mean and deviation over 5 seeds
     geometry_differences.csv paired differences between sides, with 95 % intervals over clips and seeds
     geometry_robustness.csv  the share of the search space within a point of each side's best
     geometry_trials.csv      every trial
+    trials.csv               their settings, for `sweep.py --settings`
 
 --other-dir is a second folder, of another origin: it chooses once instead of the validation clips, and is measured on
 where it did not choose. An estimated 30 to 35 minutes on 2 cores for all cells.
@@ -26,16 +28,17 @@ from dataclasses import asdict
 from geometry_runs import (
     DIFFERENCE_COLUMNS,
     METRICS,
+    RESAMPLES,
     SEEDS,
     command_line,
     difference_cells,
-    open_data,
-    pool,
-    resampled,
-    untrained,
+    drawn,
+    four,
+    load,
+    open_place,
     write_csv,
 )
-from geometry_search import ROUTES, SIDES, Cell, cell_path, flags, search, trials
+from geometry_search import ROUTES, SIDES, Cell, cell_path, flags, search_cell, settings_table, trials
 from material import print_table
 
 DIMS = (512, 64, 16, 8, 4, 2)
@@ -57,12 +60,12 @@ def cells(args, data: str) -> dict:
     return found
 
 
-def search_all(args, executor, measured: list[str], data: str) -> None:
+def search_all(args, place, data: str) -> None:
     for loss in args.loss:
         for dim in args.dims:
-            path, started = cell_path(args.work_dir, loss, dim), time.time()
-            if not path.exists():
-                search(executor, loss, dim, measured, data, path)
+            started = time.time()
+            if not cell_path(args.work_dir, loss, dim).exists():
+                search_cell(place, loss, dim, args.split_by, data, args.workers)
                 print(f"{loss}, {dim} dimensions: {time.time() - started:.0f} s", flush=True)
 
 
@@ -83,18 +86,26 @@ def figures(found: dict) -> list[list]:
     return rows
 
 
-def untrained_rows(executor, measured: list[str]) -> tuple[list[list], dict]:
+def untrained_rows(place) -> tuple[list[list], dict]:
     """The figures of untrained cosine at each number of dimensions, and its draws and points at 512."""
-    from geometry_runs import DATA, four
+    import numpy as np
+    import torch
 
-    rows, whole = [], {}
-    for on in measured:
+    from hyperbolic import HyperbolicProjector
+    from hyperbolic_clap.results.sweep import UNTRAINED
+    from hyperbolic_clap.results.sweep_tables import resampled
+
+    rows, whole, text = [], {}, place.clips.text
+    place.untrained()
+    for on, clips in place.tested.items():
         for dim in DIMS:
-            scores = untrained(dim, on)
-            points = four(scores, DATA.measured[on].targets.numpy())
+            projector = HyperbolicProjector(text.shape[1], dim, similarity="cosine")
+            projector.start_at_principal_directions(text)
+            with torch.no_grad():
+                points = four(projector(clips.audio, text).numpy(), clips.targets.numpy())
             rows.append(["", dim, "untrained", "", on, *(x for p in points for x in (f"{100 * p:.2f}", "")), ""])
-            if dim == DIMS[0]:
-                whole[on] = executor.submit(resampled, scores, on).result(), points
+        found = resampled(place.plan.results(UNTRAINED, on), RESAMPLES, 0)
+        whole[on] = drawn(found), np.array([found[name][0] for name in METRICS])
     return rows, whole
 
 
@@ -173,13 +184,13 @@ def trial_rows(found: dict, measured: list[str]) -> list[list]:
 
 
 def main(args) -> None:
-    data, name = open_data(args)
+    place = open_place(args)
+    _, name = load(place, args.split_by)
     measured = list(args.folders)
-    with pool(data, args.workers) as executor:
-        cells(args, name)  # whether what is there belongs to this data
-        search_all(args, executor, measured, name)
-        found = cells(args, name)
-        plain_rows, plain = untrained_rows(executor, measured)
+    cells(args, name)  # whether what is there belongs to this data
+    search_all(args, place, name)
+    found = cells(args, name)
+    plain_rows, plain = untrained_rows(place)
     head, spread = ["loss", "dim"], [f"{metric}{end}" for metric in METRICS for end in ("", " std")]
     out = args.output_dir
     write_csv(out / "geometry.csv", [*head, "side", "chosen on", "measured on", *spread, "flags"],
@@ -193,6 +204,7 @@ def main(args) -> None:
               [row for on in measured for row in robustness(found, on)])  # fmt: skip
     columns = [*head, "side", "trial", *asdict(trials()[0]), "validation", *measured]
     write_csv(out / "geometry_trials.csv", columns, trial_rows(found, measured))
+    write_csv(out / "trials.csv", *settings_table())
     missing = [f"{loss} {dim}" for loss in LOSSES for dim in DIMS if (loss, dim) not in found]
     print(f"tables of {len(found)} cells in {out}; not searched yet: {', '.join(missing) or 'none'}")
 

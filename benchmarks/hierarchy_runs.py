@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import geometry_runs
 from geometry_runs import FLAT, SEEDS, Data, best, four
-from geometry_search import score
 
 RESAMPLES = 1000
 CONE_WIDTH = 0.3
@@ -259,6 +258,6 @@ def prototype_run(shots: int, seed: int) -> dict:
         return (cosine_similarity(audio, data.text) + added(content, audio, data.names)).numpy()
 
     truth = data.train.targets[validation].numpy()
-    weight = max(PROTOTYPES, key=lambda w: score(four(scores(w, data.train.audio[validation]), truth)))
+    weight = max(PROTOTYPES, key=lambda w: four(scores(w, data.train.audio[validation]), truth).mean())
     return {(name, metric): figure for name, folder in data.measured.items()
             for metric, figure in ranked(scores(weight, folder.audio), folder.targets.numpy()).items()}  # fmt: skip

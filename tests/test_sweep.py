@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -13,7 +14,9 @@ from safetensors.numpy import load_file
 
 from hyperbolic_clap.metrics.classification import metrics
 from hyperbolic_clap.plumbing.config import TrainConfig
-from hyperbolic_clap.results.sweep import Outcome, chosen, duration, name_of, settings_of
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.plumbing.flags import settings_rows
+from hyperbolic_clap.results.sweep import Outcome, by_validation, chosen, duration, name_of, settings_of
 from hyperbolic_clap.results.sweep_tables import METRICS, by_setting, other_side, resampled
 
 TRAIN, TEST, SWEEP = "train_hyperbolic_clap.py", "test_clap_modelscope.py", "sweep.py"
@@ -125,6 +128,58 @@ def test_choose_by_tests_only_the_best_setting_of_each_similarity(home):
     assert len(tested) == 4
 
 
+def test_finalists_of_a_file_of_settings_are_trained_with_all_seeds(home):
+    """A random search: all rows with the first seed, the best two of each side with both, the best one tested."""
+    home, _ = home
+    rates = (1e-4, 1e-3, 1e-2)
+    lines = [f"hyperbolic,{c},{rate}" for c in (1, 1e6) for rate in rates] + [f"cosine,,{rate}" for rate in rates]
+    (home / "trials.csv").write_text("\n".join(["# drawn", "similarity,--c,learning-rate", *lines]) + "\n")
+    flags = ["--settings", home / "trials.csv", "--seed", 1, 2, "--epochs", 2, "--resamples", 100]
+    sweep(home, "searched", *flags, "--choose-by", "val_mean", "--choose-each", "similarity", "c", "--finalists", 2,
+          "--baseline", "c=1e6")  # fmt: skip
+    rows = table(home / "searched")
+    sides = rows.groupby(["similarity", "c"], sort=False)
+    assert len(sides) == 3 and len(rows) == 3 * (3 + 2)
+    for _, side in sides:
+        means = side.groupby("learning_rate", sort=False).val_mean
+        first = side[side.seed == 1].set_index("learning_rate").val_mean.sort_values(kind="stable", ascending=False)
+        assert set(means.count()[means.count() == 2].index) == set(first.index[:2])
+        tested = side[side["map"].notna()]
+        assert tested.learning_rate.tolist() == [means.mean()[first.index[:2]].idxmax()] * 2
+        assert side.val_mean.to_numpy() == pytest.approx(
+            side[["val_acc@1", "val_acc@5", "val_map", "val_map_samples"]].mean(axis=1).to_numpy())
+    text = (home / "searched" / "sweep.md").read_text()
+    assert text.split("difference to the baseline")[1].count("c=1000000.0 | ") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read (No such file"),
+        ("c\n", "holds no settings"),
+        ("", "holds no settings"),
+        ("c,map\n1,2\n", "'map' is not the name of one column among epochs, "),
+        ("c,--c\n1,2\n", "'c' is not the name of one column"),
+        ("learn_c\nTrue\n", "'learn_c' is not the name"),
+        ("c,seed\n1,2\n3\n", "row 2 has 1 cells, and there are 2 columns"),
+        ("c,seed\n1,2\n-1,\n", "row 2: argument --c: -1 is not a finite number above 0"),
+        ("text\nspeech\n", "row 1: argument --text: invalid choice"),
+    ],
+)
+def test_files_that_hold_no_settings(tmp_path, content, sentence):
+    if content is not None:
+        (tmp_path / "s.csv").write_text(content)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        settings_rows(tmp_path / "s.csv")
+
+
+def test_settings_have_the_values_of_the_flags(tmp_path):
+    lines = ["# a comment", "similarity, --learning-rate,epochs,loss", "cosine,1e-3,2,", ",, 3 ,softmax"]
+    (tmp_path / "s.csv").write_text("\n".join(lines))
+    assert settings_rows(tmp_path / "s.csv") == [
+        {"similarity": "cosine", "learning_rate": 1e-3, "epochs": 2}, {"epochs": 3, "loss": "softmax"}]  # fmt: skip
+
+
 def test_contradicting_runs_are_named_before_any_work(home):
     home, _ = home
     flags = ["--similarity", "hyperbolic", "cosine", "--learn-c", "--epochs", 1, "--resamples", 100]
@@ -188,6 +243,8 @@ def test_every_setting_travels():
         (["--jobs", 2, "--no-cache"], "--jobs needs the cache"),
         (["--similarity", "dot"], "--similarity dot is unknown; known are"),
         (["--choose-by", "map"], "invalid choice: 'map'"),
+        (["--choose-by", "val_map", "--choose-each", "seed"], "--choose-each seed is no setting; they are "),
+        (["--finalists", 2], "--finalists and --choose-each say how --choose-by chooses"),
     ],
 )
 def test_flags_that_make_no_sense(home, flags, sentence):
@@ -214,8 +271,13 @@ def outcome(figure=0.0, reason=None, **settings) -> Outcome:
 def test_the_choice_is_by_the_mean_over_seeds_of_whole_settings():
     runs = [outcome(0.1, seed=1), outcome(0.5, seed=2), outcome(0.4, c=2.0, seed=1), outcome(0.4, c=2.0, seed=2),
             outcome(0.9, c=4.0, seed=1), outcome(reason="broke", c=4.0, seed=2)]  # fmt: skip
-    assert chosen(runs, "val_map") == [runs[2].config, runs[3].config]
-    assert chosen(runs, "val_loss") == [runs[0].config, runs[1].config]
+    by_map, by_loss = map(by_validation, ("val_map", "val_loss"))
+    assert chosen(runs, by_map) == [runs[2].config, runs[3].config]
+    assert chosen(runs, by_loss) == [runs[0].config, runs[1].config]
+    assert chosen(runs, by_map, count=2) == [run.config for run in (*runs[2:4], *runs[:2])]
+    assert chosen(runs, by_map, ("c",)) == [run.config for run in runs[:4]]
+    with pytest.raises(UserError, match="earlier version, which kept no val_mean"):
+        chosen(runs, by_validation("val_mean"))
 
 
 def test_a_setting_is_compared_with_its_like():

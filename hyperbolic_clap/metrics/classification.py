@@ -12,6 +12,7 @@ from hyperbolic_clap.metrics.weighted import Ranking, Ratios
 from hyperbolic_clap.plumbing.errors import UserError
 
 ACCURACY_RANKS = (1, 3, 5, 10)
+HEADLINE = ("acc@1", "acc@5", "map", "map_samples")  # what a model is chosen by
 
 
 # Metrics that are one ratio of sums over clips and need no more than the ranking: name -> (top, targets, k) -> (parts,
@@ -53,12 +54,13 @@ def metrics(scores: np.ndarray, targets: np.ndarray, top_k: int) -> dict:
 
 
 def headline(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """acc@1, map and map_samples as of `metrics`, to the bit; (N, M) finite scores of clips that all have a class."""
+    """HEADLINE as of `metrics`, to the bit, and their mean; (N, M) finite scores of clips that all have a class."""
     order, once = rank_classes(scores), weighted.plain(len(scores))
     ratios = hit_ratios(order, targets, 1) | score_ratios(scores, order, targets)
-    found = {name: weighted.ratio(once, *ratios[name]) for name in ("acc@1", "map_samples")}
+    found = {name: weighted.ratio(once, *ratios[name]) for name in HEADLINE if name != "map"}
     found["map"] = weighted.mean_of_classes(Ranking(scores, targets).precision(once))
-    return {name: float(found[name][0]) for name in ("acc@1", "map", "map_samples")}
+    values = {name: float(found[name][0]) for name in HEADLINE}
+    return values | {"mean": sum(values.values()) / len(values)}
 
 
 def hit_ratios(top: np.ndarray, targets: np.ndarray, k: int) -> Ratios:

@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLASS_LABELS = ROOT / "CLAP" / "class_labels" / "audioset_class_labels_indices.json"
 DEFAULT_CHECKPOINT = "laion/larger_clap_general"
-SELECT_BY = ("val_loss", "val_acc@1", "val_map", "val_map_samples")  # figures by which an epoch may be the best
+# Figures by which an epoch may be the best; val_mean is the mean of the four before it.
+SELECT_BY = ("val_loss", "val_acc@1", "val_acc@5", "val_map", "val_map_samples", "val_mean")
 CONVENTION = "c is the squared radius of the ball, curvature K = -1/c, d(0, expmap0(v)) = 2|v|"
 
 

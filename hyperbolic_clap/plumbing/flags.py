@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import difflib
 import math
 import re
@@ -267,6 +268,42 @@ def add_training_flags(parser: argparse.ArgumentParser, several: bool = False) -
         help="clips with one value in this parquet column stay on one side of the split (default: video_id)",
     )
     add("--learn-c", action="store_true", help="let the training change c, starting from --c")
+
+
+def settings_rows(path: Path) -> list[dict]:
+    """A CSV whose columns are named as the flags of the training -> {name: value} of each row, without empty cells.
+
+    --learn-c, which takes no value, is no column. Lines that begin with # are comments. UserError for what is no such
+    table.
+    """
+    told, one = f"--settings {path}", Parser("")
+    one.exit_on_error = False
+    add_training_flags(one)
+    known = [name for name in vars(one.parse_args([])) if name != "learn_c"]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *rows = csv.reader([line for line in file if line.strip() and not line.startswith("#")])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{told} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except ValueError:  # nothing to unpack
+        header, rows = [], []
+    names = [name.strip().lstrip("-").replace("-", "_") for name in header]
+    for name, column in zip(names, header, strict=True):
+        if name not in known or names.count(name) > 1:
+            raise UserError(f"{told}: {column!r} is not the name of one column among {', '.join(known)}")
+    if not rows:
+        raise UserError(f"{told} holds no settings; it needs a line with names of flags and a row for each setting")
+    found = []
+    for number, cells in enumerate(rows, 1):
+        if len(cells) != len(names):
+            raise UserError(f"{told}: row {number} has {len(cells)} cells, and there are {len(names)} columns")
+        given = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if cell.strip()}
+        try:
+            values = vars(one.parse_args([f"--{name.replace('_', '-')}={cell}" for name, cell in given.items()]))
+        except argparse.ArgumentError as error:
+            raise UserError(f"{told}: row {number}: {error}") from None
+        found.append({name: values[name] for name in given})
+    return found
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

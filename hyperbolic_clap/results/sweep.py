@@ -44,8 +44,9 @@ class Plan:
     """What a sweep works on; it can be sent to other processes.
 
     folders: those that are tested on, by a name each. arguments: the flags that a results file records. choose_by: of
-    SELECT_BY, then only the best setting of each similarity is tested; None: all are. dim_given: whether the output
-    dimensions were asked for; else they are fewer where the vectors have fewer.
+    SELECT_BY, then only the best setting of each combination of choose_each is tested; None: all are. finalists: how
+    many of each are trained with more than their first seed; None: all are. dim_given: whether the output dimensions
+    were asked for; else they are fewer where the vectors have fewer.
     """
 
     train: DataConfig
@@ -56,6 +57,8 @@ class Plan:
     keep: str = "all"
     top_k: int = 5
     choose_by: str | None = None
+    choose_each: tuple[str, ...] = ("similarity",)
+    finalists: int | None = None
     dim_given: bool = True
 
     def results(self, name: str, folder: str) -> Path:
@@ -191,7 +194,8 @@ def sweep(
 ) -> tuple[list[Outcome], dict[str, dict]]:
     """Train and test all configs -> their outcomes in that order, and {folder: metrics} of untrained cosine.
 
-    A run that fails ends no other. done: called with all outcomes so far whenever another is finished.
+    A run that fails ends no other. Seeds of settings that are no finalists have no outcome. done: called with all
+    outcomes so far whenever another is finished.
     """
     place = Workplace(plan)
     with quiet():
@@ -206,10 +210,18 @@ def sweep(
             left = (time.monotonic() - started) / count * (len(some) - count)
             log.info("%d of %d runs %s, about %s left: %s", count, len(some), verb, duration(left), told(outcome))
 
-    work(configs, plan.choose_by is None, "done")
-    if plan.choose_by:
-        work(chosen([found[config] for config in configs], plan.choose_by), True, "tested")
-    return [found[config] for config in configs], plain
+    if plan.choose_by is None:
+        work(configs, True, "done")
+    else:
+        seeds = over_seeds(configs)
+        if plan.finalists:
+            work([some[0] for some in seeds], False, "trained")
+            best = chosen(list(found.values()), by_validation(plan.choose_by), plan.choose_each, plan.finalists)
+            seeds = [some for some in seeds if some[0] in best]
+        work([config for some in seeds for config in some if config not in found], False, "trained")
+        of_all = [found[config] for some in seeds for config in some]
+        work(chosen(of_all, by_validation(plan.choose_by), plan.choose_each), True, "tested")
+    return [found[config] for config in configs if config in found], plain
 
 
 def outcomes(place: Workplace, configs: list[TrainConfig], test: bool, jobs: int) -> Iterator[Outcome]:
@@ -274,24 +286,45 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def chosen(outcomes: list[Outcome], by: str) -> list[TrainConfig]:
-    """The runs of each similarity's best setting: by the mean over seeds of a validation figure of their best epochs.
+def over_seeds(configs: list[TrainConfig]) -> list[list[TrainConfig]]:
+    """The configs that differ in their seed alone, together, in the order of the first of each."""
+    settings: dict[TrainConfig, list[TrainConfig]] = {}
+    for config in configs:
+        settings.setdefault(replace(config, seed=0), []).append(config)
+    return list(settings.values())
 
-    A setting counts if all its seeds were trained.
+
+def by_validation(figure: str) -> Callable[[Outcome], float]:
+    """The score of a run by a validation figure of its best epoch, of SELECT_BY; higher is better.
+
+    UserError if an earlier version has trained it, which did not keep that figure.
     """
-    settings: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        settings.setdefault(json.dumps(settings_of(outcome.config)), []).append(outcome)
-    best: dict[str, tuple[float, list[Outcome]]] = {}
-    for some in settings.values():
-        if any(one.reason for one in some):
-            continue
-        values = [one.record["training"]["validation"][by] for one in some]
-        score = sum(values) / len(values) * (-1 if by == "val_loss" else 1)
-        similarity = some[0].config.similarity
-        if similarity not in best or score > best[similarity][0]:
-            best[similarity] = score, some
-    return [one.config for _, some in best.values() for one in some]
+
+    def score(outcome: Outcome) -> float:
+        value = outcome.record["training"]["validation"].get(figure)
+        if value is None:
+            raise UserError(f"{outcome.name} was trained by an earlier version, which kept no {figure}; choose by "
+                            "another figure, or give another --output-dir")
+        return -value if figure == "val_loss" else value
+
+    return score
+
+
+def chosen(
+    outcomes: list[Outcome], score: Callable[[Outcome], float], each: tuple[str, ...] = ("similarity",), count: int = 1
+) -> list[TrainConfig]:
+    """The runs of the best settings: `count` of each combination of the settings `each`, by the mean score over seeds.
+
+    A setting counts if all its seeds were trained; of equal ones the first that was named.
+    """
+    of = {outcome.config: outcome for outcome in outcomes}
+    ranked: dict[tuple, list[tuple[float, list[TrainConfig]]]] = {}
+    for some in over_seeds(list(of)):
+        if not any(of[config].reason for config in some):
+            mean = sum(score(of[config]) for config in some) / len(some)
+            ranked.setdefault(tuple(getattr(some[0], name) for name in each), []).append((mean, some))
+    best = [sorted(settings, key=lambda one: -one[0])[:count] for settings in ranked.values()]
+    return [config for settings in best for _, some in settings for config in some]
 
 
 def told(outcome: Outcome) -> str:

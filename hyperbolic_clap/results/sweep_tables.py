@@ -46,16 +46,20 @@ def write_csv(path: Path, plan: Plan, outcomes: list[Outcome], skipped: list[tup
 
 
 def resampled(path: Path, resamples: int, seed: int) -> Draws:
-    """METRICS of the similarities beside a results file: as they are, and of resampled clips, the same for every file.
-
-    Rankings that would take minutes get fewer resamples.
-    """
+    """`resampled_metrics` of the similarities beside a results file."""
     from safetensors.numpy import load_file
 
     content = load_file(path.with_suffix(".safetensors"))
-    targets = content["targets"].astype(bool)
+    return resampled_metrics(content["scores"], content["targets"].astype(bool), resamples, seed)
+
+
+def resampled_metrics(scores: np.ndarray, targets: np.ndarray, resamples: int, seed: int) -> Draws:
+    """METRICS of (N, M) scores against (N, M) bool targets: as they are, and of resampled clips.
+
+    The same resamples for the same N and seed. Rankings that would take minutes get fewer resamples.
+    """
     valid = targets.any(axis=1)
-    scores, targets = content["scores"][valid], targets[valid]
+    scores, targets = scores[valid], targets[valid]
     order, ranking = rank_classes(scores), Ranking(scores, targets)
     parts = hit_ratios(order, targets, 5) | score_ratios(scores, order, targets)
     count = affordable(resamples, ranking.cost)

@@ -246,7 +246,7 @@ class Trainer:
         }
 
     def _ranked(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> dict:
-        """val_acc@1, val_map and val_map_samples of the first RANKED_ROWS validation clips.
+        """The figures of `headline`, each as val_..., of the first RANKED_ROWS validation clips.
 
         parts: similarities (n, M) and which of them are right, block by block.
         """
