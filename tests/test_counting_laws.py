@@ -295,7 +295,7 @@ def test_labels_are_what_going_through_the_windows_gives(seed):
     rng = np.random.default_rng(seed)
     count, hop = 30, [1.0, 0.5, 2.0][seed % 3]
     start = hop * np.arange(count)
-    levels = rng.choice([-120.0, -60, -57, -58, -20], count) if seed % 4 else rng.choice([-22.0, -20], count)
+    levels = rng.choice([[-22.0, -20], [-60, -57, -20], [-120, -60, -20], [-60, -58.5, -57]][seed % 4], count)
     probability = np.where(rng.random((count, 3)) < 0.1, np.nan, rng.random((count, 3)))
     heard = Heard(start, start + hop, levels, probability, rng.random((count, 3)) < 0.8)
     config = TimelineConfig(hop=hop, gate=seed % 2 == 0, min_duration=[0, hop, 2.5 * hop][seed % 3])
@@ -328,6 +328,16 @@ def test_a_recording_is_heard_window_by_window(monkeypatch):
     assert tagger.thresholds(None).tolist() == [0.5, 0.3] and tagger.thresholds(0.7).tolist() == [0.7, 0.7]
 
 
+def test_a_superclass_is_answered_by_its_members_at_the_trained_scale():
+    tagger = object.__new__(Tagger)
+    tagger.projector, tagger.names = Projector(None, torch.device("cpu")), ["Dog", "Rain"]
+    tagger.projector.logit_scale.log_scale.data.fill_(np.log(3.0))
+    tagger.text, tagger.subtrees = torch.eye(4)[:2], {0: (torch.eye(4)[[0, 2, 3]], ["Dog", "Bark", "Howl"])}
+    cosines = torch.tensor([[0.5, 0.5, 0.1, 0.7]])
+    below = np.log(sum(np.exp(3.0 * c) for c in (0.5, 0.1, 0.7))) / 3.0
+    assert tagger.similarities(cosines)[0].tolist() == pytest.approx([below, 0.5], abs=1e-6)
+
+
 # Labels
 
 
@@ -349,4 +359,4 @@ def test_a_label_column_is_what_its_cells_are(seed):
         for i, some in enumerate(names):
             wanted = sorted({j for name in some for j, own in enumerate(classes.names) if own.casefold() == " ".join(
                 name.casefold().split())})  # fmt: skip
-            assert rows.positions(i).tolist() == classes.match(some[::-1]) == wanted
+            assert rows.positions(i).tolist() == classes.match(some[::-1] + some) == wanted

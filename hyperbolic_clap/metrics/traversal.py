@@ -44,16 +44,15 @@ def _traverse(compare: Callable, towards_root: Callable, audio: torch.Tensor, te
 def ancestors_in_order(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> np.ndarray:
     """How many ancestors each clip meets in order, and how many it could: (N, 2).
 
-    met (N, STEPS), targets (N, M) bool, nodes (M,) of Ontology.find. Counted are proper ancestors of the clip's most
-    special true classes that are classes themselves; in order: each above the one before, as the longest such run.
+    met (N, STEPS), targets (N, M) bool, nodes (M,) of Ontology.find. Counted are proper ancestors of the clip's true
+    classes that are classes themselves; in order: each above the one before, as the longest such run.
     """
     above = tree.ancestors[nodes][:, nodes] & ~np.eye(len(nodes), dtype=bool)  # (class, its ancestors among classes)
     height = longest_chains(above)
     found = np.zeros((len(met), 2), int)
     for i, (row, truth) in enumerate(zip(met, targets, strict=True)):
-        special = truth & ~above[truth].any(axis=0)
-        wanted = above[special].any(axis=0)
-        found[i, 1] = max((height[j] for j in np.flatnonzero(special)), default=0)
+        wanted = above[truth].any(axis=0)
+        found[i, 1] = max((height[j] for j in np.flatnonzero(truth)), default=0)
         found[i, 0] = longest_run([j for j in dict.fromkeys(row.tolist()) if wanted[j]], above)
     return found
 
