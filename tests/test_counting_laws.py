@@ -298,7 +298,7 @@ def test_labels_are_what_going_through_the_windows_gives(seed):
     levels = rng.choice([[-22.0, -20], [-60, -57, -20], [-120, -60, -20], [-60, -58.5, -57]][seed % 4], count)
     probability = np.where(rng.random((count, 3)) < 0.1, np.nan, rng.random((count, 3)))
     heard = Heard(start, start + hop, levels, probability, rng.random((count, 3)) < 0.8)
-    config = TimelineConfig(hop=hop, gate=seed % 2 == 0, min_duration=[0, hop, 2.5 * hop][seed % 3])
+    config = TimelineConfig(hop=hop, gate=seed % 5 > 0, min_duration=[0, hop, 2.5 * hop][seed % 3])
     found, told = labels(heard, ["b", "a", "c"], np.array([0.2, 0.5, 0.8]), config)
     assert found == counted_labels(heard, ["b", "a", "c"], [0.2, 0.5, 0.8], config) and len(found) > 3
     assert told["windows"] == count
