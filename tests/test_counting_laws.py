@@ -63,7 +63,7 @@ def evaluated(content, scale=4.0):
     """What evaluate gives 30 clips of four classes for a projector that is none but for its content."""
     tree = Ontology({"dog": ["pets"], "cat": ["pets"], "rain": ["weather"], "wind": ["weather"], "pets": [],
                      "weather": []})  # fmt: skip
-    classes, rng = ClassList(["dog", "cat", "rain", "wind"]), torch.Generator().manual_seed(0)
+    classes, rng = ClassList(["rain", "dog", "wind", "cat"]), torch.Generator().manual_seed(0)
     audio, text, inner = (torch.randn(n, 8, generator=rng) for n in (30, 4, 2))
     rows = Rows.of(classes, range(30), [f"v{i}" for i in range(30)], [[classes.names[i % 4]] for i in range(30)],
                    [[]] * 30)  # fmt: skip
@@ -87,13 +87,14 @@ def test_an_evaluation_tells_bare_from_scaled_probabilities_and_superclasses_hav
     assert figures["calibration"] == wanted and wanted["calibrated_error"] != wanted["uncalibrated_error"]
     unit = torch.nn.functional.normalize
     every = unit(audio) @ unit(torch.cat([text, inner])).T
-    for column, members in ((0, [0, 1, 4]), (1, [2, 3, 5])):
+    for column, members in ((0, [1, 3, 4]), (1, [0, 2, 5])):
         subtree = (4.0 * every[:, members].double()).exp().sum(1).log() / 4.0
         assert torch.allclose(torch.from_numpy(tensors["inner_branch"][:, column]).double(), subtree, atol=1e-5)
+        assert tensors["inner_targets"][:, column].tolist() == [i % 4 in members for i in range(30)]
     proto = {"prototype_weight": 0.5, "prototype_classes": ["cat"], "prototype_means": unit(torch.ones(1, 8))}
     gain = evaluated(content | proto)[1]["scores"] - scores
-    assert np.allclose(gain[:, 1], 0.5 * unit(audio) @ unit(torch.ones(8), dim=0), atol=1e-6)
-    assert (np.delete(gain, 1, axis=1) == 0).all()
+    assert np.allclose(gain[:, 3], 0.5 * unit(audio) @ unit(torch.ones(8), dim=0), atol=1e-6)
+    assert (np.delete(gain, 3, axis=1) == 0).all()
 
 
 # Intervals
