@@ -274,7 +274,8 @@ def made_by_tool(room: str, count: int) -> list[Mutant]:
     for place in sorted(ROOMS[room]):
         file, _, function = place.partition("::")
         source = (ROOT / file).read_text()
-        lines = [(x.lineno, x.end_lineno) for x in ast.walk(ast.parse(source)) if getattr(x, "name", "") == function]
+        lines = [(x.lineno, x.end_lineno or 0) for x in ast.walk(ast.parse(source))
+                 if isinstance(x, ast.FunctionDef) and x.name == function]  # fmt: skip
         nodes = list(ast_nodes(get_ast(source)))
         for name in operator_names():
             if not get_operator(name).arguments():

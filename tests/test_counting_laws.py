@@ -18,6 +18,7 @@ from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, labels, le
 from hyperbolic_clap.metrics import bootstrap
 from hyperbolic_clap.metrics.calibration import calibration_metrics
 from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.retrieval import retrieve
 from hyperbolic_clap.metrics.traversal import share
 from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
@@ -184,6 +185,25 @@ def test_as_many_classes_are_listed_as_asked_for(count):
     assert [e["class"] for e in found["gained"]] == [n for n in best if change[n] > 0][:count]
     assert [e["class"] for e in found["lost"]] == [n for n in best[::-1] if change[n] < 0][:count]
     assert found["compared"] == len(change)
+
+
+@pytest.mark.parametrize("floats", [1, 100, 10**6])
+def test_retrieval_is_what_sorting_gives_whatever_is_compared(floats):
+    """Of a similarity that is not symmetric; clips with up to 14 captions, of which 10 are counted, and ties."""
+    rng = np.random.default_rng(0)
+    said = [sorted(rng.choice(40, size, replace=False)) for size in (14, 11, 10, 1, 2, 3, 12, 1)]
+    pairs = np.array([(clip, text) for clip, texts in enumerate(said) for text in texts])
+    scores = torch.from_numpy(rng.integers(0, 12, (8, 40)) / 4)
+    found = retrieve(lambda a, t: scores[a[:, 0]][:, t[:, 0]], torch.arange(8)[:, None], torch.arange(40)[:, None],
+                     pairs, floats)  # fmt: skip
+    for way, table, queries in (("audio_to_text", scores.numpy(), range(8)), ("text_to_audio", scores.numpy().T,
+                                                                              pairs[:, 1])):  # fmt: skip
+        for query, best, precision in zip(queries, *found[way], strict=True):
+            right = [b for a, b in (pairs if way == "audio_to_text" else pairs[:, ::-1]) if a == query]
+            order = sorted(range(table.shape[1]), key=lambda j: (-table[query, j], j))  # noqa: B023
+            ranks = sorted(1 + order.index(j) for j in right)
+            hits = [(k + 1) / rank for k, rank in enumerate(ranks) if rank <= 10]
+            assert (best, precision) == (ranks[0], pytest.approx(sum(hits) / min(len(right), 10)))
 
 
 # Sweeps
