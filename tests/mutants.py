@@ -48,6 +48,7 @@ class Mutant(NamedTuple):
 H = "hyperbolic_clap"
 SECOND, GEOMETRY, TRAINING = "test_second_training.py", "test_geometry.py", "test_training.py"
 LAWS, KEYS, GUARDS, FLAGS = "test_results_laws.py", "test_keys.py", "test_guards.py", "test_training_flags.py"
+CHOICES, COUNTING = "test_training_laws.py", "test_counting_laws.py"
 MUTANTS = [Mutant(*line) for line in (
     # Geometry
     ("hyperbolic", "hyperbolic.py", "edge, radius = c * 2**-52", "edge, radius = 2**-52 * c / c", GEOMETRY),
@@ -210,17 +211,54 @@ MUTANTS = [Mutant(*line) for line in (
 )]  # fmt: skip
 
 
-# What the tool changes, and the tests that cover it.
+# What the tool changes, by room: {a file, or some functions of it: the tests that cover it, the quickest first}.
 ROOMS = {
-    "hyperbolic": (["hyperbolic.py"], f"{GEOMETRY} {TRAINING} {SECOND}"),
-    "projector": ([f"{H}/projector"], f"{TRAINING} {FLAGS} test_sharing.py {SECOND} test_tagging.py test_scripts.py"),
-    "metrics": ([f"{H}/metrics"], f"{LAWS} test_evaluation.py test_compare.py test_retrieval_captions.py "
-                "test_ontology.py test_inner.py test_tagging.py test_grounds.py"),
-    "training": ([f"{H}/training"], f"test_adam.py {SECOND} {TRAINING} {FLAGS} test_tracking.py test_scripts.py"),
-    "store": ([f"{H}/embedding/store.py", f"{H}/embedding/segments.py"], f"{GUARDS} test_cache.py"),
-    "fingerprints": (["CLAP/checkpoint.py", f"{H}/embedding/texts.py", f"{H}/plumbing/file_index.py",
-                      f"{H}/training/split.py"], f"{KEYS} test_known.py test_encoder.py test_prompts.py {SECOND}"),
-    "labels": ([f"{H}/reading/labels.py"], "test_labels.py test_data.py"),
+    "hyperbolic": {"hyperbolic.py": f"{CHOICES} {GEOMETRY} {TRAINING} {SECOND}"},
+    "projector": {
+        f"{H}/projector/blocks.py": "test_search.py test_retrieval_captions.py",
+        f"{H}/projector/checkpoints.py": f"{TRAINING} {FLAGS} test_sharing.py",
+        f"{H}/projector/exported.py": f"{CHOICES} test_sharing.py",
+        f"{H}/projector/opening.py": "test_classes_of_projector.py test_prompts.py test_sharing.py",
+        f"{H}/projector/projector.py": f"{CHOICES} {COUNTING} test_prompts.py test_classes_of_projector.py {FLAGS} "
+                                       "test_scripts.py",
+        f"{H}/projector/prototypes.py": FLAGS,
+    },
+    "metrics": {
+        f"{H}/metrics/bootstrap.py": f"{COUNTING} {LAWS}",
+        f"{H}/metrics/calibration.py": f"{COUNTING} test_tagging.py::test_the_fit_equals_logistic_regression {CHOICES}",
+        f"{H}/metrics/classification.py": f"test_evaluation.py {LAWS}",
+        f"{H}/metrics/hierarchy.py": "test_ontology.py test_hierarchy.py test_compare.py",
+        f"{H}/metrics/ontology.py": "test_ontology.py test_hierarchy.py test_inner.py test_mds.py",
+        f"{H}/metrics/retrieval.py": f"test_retrieval_captions.py {LAWS}",
+        f"{H}/metrics/superclasses.py": f"{COUNTING} test_inner.py",
+        f"{H}/metrics/traversal.py": f"test_mds.py {COUNTING}",
+        f"{H}/metrics/undefined.py": "test_evaluation.py test_grounds.py",
+        f"{H}/metrics/weighted.py": f"test_evaluation.py {LAWS} test_compare.py",
+    },
+    "training": {
+        f"{H}/training/adam.py": "test_adam.py",
+        f"{H}/training/calibration.py": CHOICES,
+        f"{H}/training/caption_trainer.py": f"test_retrieval_captions.py {SECOND}",
+        f"{H}/training/fit.py": f"{CHOICES} test_selection.py {FLAGS} {SECOND}",
+        f"{H}/training/groups.py": f"{CHOICES} {FLAGS}",
+        f"{H}/training/run_folder.py": f"{CHOICES} test_selection.py {FLAGS} {TRAINING} test_scripts.py",
+        f"{H}/training/split.py": f"test_rows.py {KEYS} {TRAINING}",
+        f"{H}/training/trackers.py": "test_tracking.py",
+        f"{H}/training/trainer.py": f"{TRAINING} test_selection.py {FLAGS} {SECOND}",
+    },
+    "store": {
+        f"{H}/embedding/row_index.py": f"{GUARDS} test_cache.py test_columns.py test_known.py",
+        f"{H}/embedding/segments.py": f"test_cache.py {GUARDS}",
+        f"{H}/embedding/store.py": f"test_cache.py {GUARDS}",
+    },
+    "fingerprints": {
+        "CLAP/checkpoint.py::_sha256": KEYS,
+        "CLAP/encoder.py::_fingerprint": KEYS,
+        f"{H}/embedding/texts.py": f"{KEYS} test_prompts.py",
+        f"{H}/plumbing/config.py::identity": f"{KEYS} {FLAGS}",
+        f"{H}/plumbing/file_index.py": f"{KEYS} {GUARDS} test_known.py",
+    },
+    "labels": {f"{H}/reading/labels.py": f"{COUNTING} test_labels.py"},
 }  # fmt: skip
 # Mutants of the tool that change nothing that a user could notice, by (file, changed line without space).
 CHANGE_NOTHING: dict[tuple[str, str], str] = {}
@@ -232,26 +270,27 @@ def made_by_tool(room: str, count: int) -> list[Mutant]:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
-    places, tests = ROOMS[room]
-    files = [path for place in places for path in ((ROOT / place).glob("*.py") if "." not in place else [ROOT / place])]
     known = []
-    for path in sorted(files):
-        nodes = list(ast_nodes(get_ast(path.read_text())))
+    for place in sorted(ROOMS[room]):
+        file, _, function = place.partition("::")
+        source = (ROOT / file).read_text()
+        lines = [(x.lineno, x.end_lineno or 0) for x in ast.walk(ast.parse(source))
+                 if isinstance(x, ast.FunctionDef) and x.name == function]  # fmt: skip
+        nodes = list(ast_nodes(get_ast(source)))
         for name in operator_names():
             if not get_operator(name).arguments():
-                positions = [p for node in nodes for p in get_operator(name)().mutation_positions(node)]
-                known += [(path, name, i) for i in range(len(positions))]
+                found = [p for node in nodes for p in get_operator(name)().mutation_positions(node)]
+                known += [(place, file, source, name, i) for i, (start, _) in enumerate(found)
+                          if not function or any(a <= start[0] <= b for a, b in lines)]  # fmt: skip
     random.Random(0).shuffle(known)
     made = []
-    for path, name, i in known:
+    for place, file, old, name, i in known:
         if len(made) == count:
             break
-        old = path.read_text()
         new = mutate_code(old, get_operator(name)(), i)
         if new and bare(new) != bare(old):
-            file = str(path.relative_to(ROOT))
             line = next(a for a, b in zip(old.split("\n"), new.split("\n"), strict=False) if a != b)
-            made.append(Mutant(room, file, old, new, tests, CHANGE_NOTHING.get((file, line.strip()), "")))
+            made.append(Mutant(room, file, old, new, ROOMS[room][place], CHANGE_NOTHING.get((file, line.strip()), "")))
     return made
 
 
@@ -348,7 +387,8 @@ def main() -> int:
             sys.exit(f"{mutant.file} holds {mutant.old!r} {count} times instead of once: the list needs mending")
     found: dict[str, str] = {} if args.anew or not KEPT.is_file() else json.loads(KEPT.read_text())
     # Last, the tests without a mutant: those that fail by themselves prove nothing.
-    plain = [Mutant("", "README.md", "", "", tests) for tests in sorted({mutant.tests for mutant in wanted})]
+    named = {name for mutant in wanted for name in mutant.tests.split()}
+    plain = [Mutant("", "README.md", "", "", name) for name in sorted(named)]
     keys = {mutant: key(mutant) for mutant in [*wanted, *plain]}  # before the copies: the tree may change meanwhile
     started, new = time.time(), [mutant for mutant in wanted if keys[mutant] not in found]
     todo = [*new, *(mutant for mutant in plain if found.get(keys[mutant]) != "survived")]

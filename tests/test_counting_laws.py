@@ -18,6 +18,7 @@ from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, labels, le
 from hyperbolic_clap.metrics import bootstrap
 from hyperbolic_clap.metrics.calibration import calibration_metrics
 from hyperbolic_clap.metrics.ontology import Ontology
+from hyperbolic_clap.metrics.retrieval import retrieve
 from hyperbolic_clap.metrics.traversal import share
 from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.errors import UserError
@@ -63,7 +64,7 @@ def evaluated(content, scale=4.0):
     """What evaluate gives 30 clips of four classes for a projector that is none but for its content."""
     tree = Ontology({"dog": ["pets"], "cat": ["pets"], "rain": ["weather"], "wind": ["weather"], "pets": [],
                      "weather": []})  # fmt: skip
-    classes, rng = ClassList(["dog", "cat", "rain", "wind"]), torch.Generator().manual_seed(0)
+    classes, rng = ClassList(["rain", "dog", "wind", "cat"]), torch.Generator().manual_seed(0)
     audio, text, inner = (torch.randn(n, 8, generator=rng) for n in (30, 4, 2))
     rows = Rows.of(classes, range(30), [f"v{i}" for i in range(30)], [[classes.names[i % 4]] for i in range(30)],
                    [[]] * 30)  # fmt: skip
@@ -87,13 +88,14 @@ def test_an_evaluation_tells_bare_from_scaled_probabilities_and_superclasses_hav
     assert figures["calibration"] == wanted and wanted["calibrated_error"] != wanted["uncalibrated_error"]
     unit = torch.nn.functional.normalize
     every = unit(audio) @ unit(torch.cat([text, inner])).T
-    for column, members in ((0, [0, 1, 4]), (1, [2, 3, 5])):
+    for column, members in ((0, [1, 3, 4]), (1, [0, 2, 5])):
         subtree = (4.0 * every[:, members].double()).exp().sum(1).log() / 4.0
         assert torch.allclose(torch.from_numpy(tensors["inner_branch"][:, column]).double(), subtree, atol=1e-5)
+        assert tensors["inner_targets"][:, column].tolist() == [i % 4 in members for i in range(30)]
     proto = {"prototype_weight": 0.5, "prototype_classes": ["cat"], "prototype_means": unit(torch.ones(1, 8))}
     gain = evaluated(content | proto)[1]["scores"] - scores
-    assert np.allclose(gain[:, 1], 0.5 * unit(audio) @ unit(torch.ones(8), dim=0), atol=1e-6)
-    assert (np.delete(gain, 1, axis=1) == 0).all()
+    assert np.allclose(gain[:, 3], 0.5 * unit(audio) @ unit(torch.ones(8), dim=0), atol=1e-6)
+    assert (np.delete(gain, 3, axis=1) == 0).all()
 
 
 # Intervals
@@ -183,6 +185,25 @@ def test_as_many_classes_are_listed_as_asked_for(count):
     assert [e["class"] for e in found["gained"]] == [n for n in best if change[n] > 0][:count]
     assert [e["class"] for e in found["lost"]] == [n for n in best[::-1] if change[n] < 0][:count]
     assert found["compared"] == len(change)
+
+
+@pytest.mark.parametrize("floats", [1, 100, 10**6])
+def test_retrieval_is_what_sorting_gives_whatever_is_compared(floats):
+    """Of a similarity that is not symmetric; clips with up to 14 captions, of which 10 are counted, and ties."""
+    rng = np.random.default_rng(0)
+    said = [sorted(rng.choice(40, size, replace=False)) for size in (14, 11, 10, 1, 2, 3, 12, 1)]
+    pairs = np.array([(clip, text) for clip, texts in enumerate(said) for text in texts])
+    scores = torch.from_numpy(rng.integers(0, 12, (8, 40)) / 4)
+    found = retrieve(lambda a, t: scores[a[:, 0]][:, t[:, 0]], torch.arange(8)[:, None], torch.arange(40)[:, None],
+                     pairs, floats)  # fmt: skip
+    for way, table, queries in (("audio_to_text", scores.numpy(), range(8)), ("text_to_audio", scores.numpy().T,
+                                                                              pairs[:, 1])):  # fmt: skip
+        for query, best, precision in zip(queries, *found[way], strict=True):
+            right = [b for a, b in (pairs if way == "audio_to_text" else pairs[:, ::-1]) if a == query]
+            order = sorted(range(table.shape[1]), key=lambda j: (-table[query, j], j))  # noqa: B023
+            ranks = sorted(1 + order.index(j) for j in right)
+            hits = [(k + 1) / rank for k, rank in enumerate(ranks) if rank <= 10]
+            assert (best, precision) == (ranks[0], pytest.approx(sum(hits) / min(len(right), 10)))
 
 
 # Sweeps
@@ -295,10 +316,10 @@ def test_labels_are_what_going_through_the_windows_gives(seed):
     rng = np.random.default_rng(seed)
     count, hop = 30, [1.0, 0.5, 2.0][seed % 3]
     start = hop * np.arange(count)
-    levels = rng.choice([-120.0, -60, -57, -58, -20], count) if seed % 4 else rng.choice([-22.0, -20], count)
+    levels = rng.choice([[-22.0, -20], [-60, -57, -20], [-120, -60, -20], [-60, -58.5, -57]][seed % 4], count)
     probability = np.where(rng.random((count, 3)) < 0.1, np.nan, rng.random((count, 3)))
     heard = Heard(start, start + hop, levels, probability, rng.random((count, 3)) < 0.8)
-    config = TimelineConfig(hop=hop, gate=seed % 2 == 0, min_duration=[0, hop, 2.5 * hop][seed % 3])
+    config = TimelineConfig(hop=hop, gate=seed % 5 > 0, min_duration=[0, hop, 2.5 * hop][seed % 3])
     found, told = labels(heard, ["b", "a", "c"], np.array([0.2, 0.5, 0.8]), config)
     assert found == counted_labels(heard, ["b", "a", "c"], [0.2, 0.5, 0.8], config) and len(found) > 3
     assert told["windows"] == count
@@ -328,6 +349,16 @@ def test_a_recording_is_heard_window_by_window(monkeypatch):
     assert tagger.thresholds(None).tolist() == [0.5, 0.3] and tagger.thresholds(0.7).tolist() == [0.7, 0.7]
 
 
+def test_a_superclass_is_answered_by_its_members_at_the_trained_scale():
+    tagger = object.__new__(Tagger)
+    tagger.projector, tagger.names = Projector(None, torch.device("cpu")), ["Dog", "Rain"]
+    tagger.projector.logit_scale.log_scale.data.fill_(np.log(3.0))
+    tagger.text, tagger.subtrees = torch.eye(4)[:2], {0: (torch.eye(4)[[0, 2, 3]], ["Dog", "Bark", "Howl"])}
+    cosines = torch.tensor([[0.5, 0.5, 0.1, 0.7]])
+    below = np.log(sum(np.exp(3.0 * c) for c in (0.5, 0.1, 0.7))) / 3.0
+    assert tagger.similarities(cosines)[0].tolist() == pytest.approx([below, 0.5], abs=1e-6)
+
+
 # Labels
 
 
@@ -349,4 +380,4 @@ def test_a_label_column_is_what_its_cells_are(seed):
         for i, some in enumerate(names):
             wanted = sorted({j for name in some for j, own in enumerate(classes.names) if own.casefold() == " ".join(
                 name.casefold().split())})  # fmt: skip
-            assert rows.positions(i).tolist() == classes.match(some[::-1]) == wanted
+            assert rows.positions(i).tolist() == classes.match(some[::-1] + some) == wanted

@@ -13,6 +13,7 @@ from conftest import TINY
 import CLAP.encoder
 from data import Clip
 from hyperbolic_clap.embedding.texts import text_key
+from hyperbolic_clap.plumbing import file_index
 from hyperbolic_clap.plumbing.config import TrainConfig
 from hyperbolic_clap.plumbing.file_index import FileIndex, stat_token
 from hyperbolic_clap.training.split import fingerprint
@@ -45,6 +46,16 @@ def test_the_model_s_files_are_in_the_fingerprint(tmp_path, file, of):
     change(tmp_path / "model" / file)
     after = encoder(tmp_path / "model")
     assert all(before[i] != after[i] for i in of)
+
+
+def test_what_a_file_is_called_is_in_the_fingerprint(tmp_path):
+    shutil.copytree(TINY, tmp_path / "model")
+    before, found = encoder(tmp_path / "model"), []
+    for name in ("special_tokens_map.json", "vocab.json"):
+        (tmp_path / "model" / name).write_text("{}")
+        found.append(encoder(tmp_path / "model"))
+        (tmp_path / "model" / name).unlink()
+    assert len({text for _, text in [before, *found]}) == 3 and {audio for audio, _ in found} == {before[0]}
 
 
 @pytest.mark.parametrize(("library", "of"), [("torch", BOTH), ("transformers", BOTH), ("soxr", AUDIO),
@@ -90,7 +101,7 @@ def test_keys_of_texts():
 
 @pytest.mark.parametrize("what", ["size", "content time", "entry time", "number", "nothing"])
 def test_a_file_is_known_by_its_size_times_and_number(tmp_path, what, monkeypatch):
-    monkeypatch.setattr("hyperbolic_clap.plumbing.file_index.RACY_SECONDS", -1)
+    monkeypatch.setattr(file_index, "RACY_SECONDS", -1)
     file, index = tmp_path / "a", FileIndex(tmp_path / "table")
     file.write_bytes(b"12345678")
     seen, real = stat_token(file), os.stat(file)
@@ -108,6 +119,31 @@ def test_a_file_is_known_by_its_size_times_and_number(tmp_path, what, monkeypatc
     monkeypatch.setattr(os, "stat", lambda path, **options: Stat if path == file else stat(path, **options))
     assert (index.get(file, "kind") is None) == (what != "nothing")
     assert index.get(file, "another kind") is None
+
+
+@pytest.mark.parametrize("age", [0.0, 2.9, 3.1])
+def test_a_file_is_known_only_if_it_lay_still_for_three_seconds(tmp_path, monkeypatch, age):
+    file, index = tmp_path / "a", FileIndex(tmp_path / "table")
+    file.write_bytes(b"12345678")
+    monkeypatch.setattr(file_index.time, "time_ns", lambda: int(os.stat(file).st_ctime_ns + age * 1e9))
+    index.put(file, "kind", stat_token(file), {"x": np.arange(3)})
+    assert (index.get(file, "kind") is not None) == (age > 3)
+
+
+def test_a_file_that_changed_since_it_was_looked_at_and_another_s_entry_are_not_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_index, "RACY_SECONDS", -1)
+    index, files = FileIndex(tmp_path / "table"), [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_bytes(b"12345678")
+        seen = stat_token(file)
+        index.put(file, "kind", seen | {"token": [9, *seen["token"][1:]]}, {"x": np.arange(3)})
+    assert not list((tmp_path / "table").rglob("*.known"))
+    index.put(files[0], "kind", seen | {"token": stat_token(files[0])["token"]}, {"x": np.arange(3)})
+    (entry,) = (tmp_path / "table").rglob("*.known")
+    os.link(files[0], tmp_path / "c")  # the same size, times and number under another name
+    index.put(files[0], "kind", stat_token(files[0]), {"x": np.arange(3)})
+    shutil.copy(entry, file_index._entry(tmp_path / "table", tmp_path / "c", "kind"))
+    assert index.get(files[0], "kind") is not None and index.get(tmp_path / "c", "kind") is None
 
 
 def test_the_identity_of_a_training():

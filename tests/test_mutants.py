@@ -20,8 +20,11 @@ def test_every_edit_applies_and_changes_the_program(file):
 
 def test_the_tests_that_must_notice_are_there():
     named = {name for mutant in MUTANTS for name in mutant.tests.split()}
-    for name in sorted(named | {name for _, tests in ROOMS.values() for name in tests.split()}):
+    for name in sorted(named | {name for room in ROOMS.values() for tests in room.values() for name in tests.split()}):
         file, _, test = name.partition("::")
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")
         assert not test or re.search(rf"^def {test}\(", source, re.MULTILINE), name
     assert len(set(MUTANTS)) == len(MUTANTS)
+    for place in (place for room in ROOMS.values() for place in room):
+        file, _, function = place.partition("::")
+        assert not function or f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), place

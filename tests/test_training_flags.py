@@ -113,8 +113,9 @@ def test_a_checkpoint_of_before_these_flags(tones, tmp_path):
 FLAGS = {"lr_schedule": "cosine", "average_with_start": 0.5, "logit_scale": 9.0, "text_radius": 0.7}
 
 
-def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
-    whole, first, second = (trainer(**FLAGS) for _ in range(3))
+@pytest.mark.parametrize("flags", [FLAGS, {}, {"learn_c": True}])
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path, flags):
+    whole, first, second = (trainer(**flags) for _ in range(3))
     records = list(whole.epochs())
     for record in first.epochs():
         if record["epoch"] == 2:

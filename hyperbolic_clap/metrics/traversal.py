@@ -45,8 +45,8 @@ def _traverse(compare: Callable, towards_root: Callable, audio: torch.Tensor, te
 def ancestors_in_order(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, tree: Ontology) -> np.ndarray:
     """How many ancestors each clip meets in order, and how many it could: (N, 2).
 
-    met (N, STEPS), targets (N, M) bool, nodes (M,) of Ontology.find. Counted are proper ancestors of the clip's most
-    special true classes that are classes themselves; in order: each above the one before, as the longest such run.
+    met (N, STEPS), targets (N, M) bool, nodes (M,) of Ontology.find. Counted are proper ancestors of the clip's true
+    classes that are classes themselves; in order: each above the one before, as the longest such run.
     """
     classes = ClassTree(nodes, tree)
     above = classes.above > 0
