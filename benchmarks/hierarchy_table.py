@@ -42,6 +42,8 @@ DIM, CONE_DIM = 64, 8
 CONES = (0.1, 1.0, 10.0)
 SHOTS = (1, 2, 4, 8)
 BESIDE = ("untrained", "cosine", "flat")
+AGAINST = [f"- {other}{end}" for other in ("first variant", *BESIDE) for end in ("", " low", " high")]
+HEADER = ["part", "variant", "side", "measured on", "metric", "value", "std", *AGAINST]
 
 
 def chosen(folder, dim: int, data: str) -> dict:
@@ -144,10 +146,7 @@ def main(args) -> None:
         for part, start in PARTS.items():
             path = args.work_dir / f"hierarchy_{part}.json"
             rows += rows_kept(path, name, part in args.parts, lambda: table(part, start(executor, whole, small)))  # noqa: B023
-    groups = ("- first variant", *(f"- {side}" for side in BESIDE))
-    ends = [f"{group}{end}" for group in groups for end in ("", " low", " high")]
-    head = ["part", "variant", "side", "measured on", "metric", "value", "std", *ends]
-    write_csv(args.output_dir / "hierarchy.csv", head, rows)
+    write_csv(args.output_dir / "hierarchy.csv", HEADER, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.metrics import weighted
-from hyperbolic_clap.metrics.hierarchy import ClassTree, hubness, ontology_metrics, tree_ratios, two_level_averages
+from hyperbolic_clap.metrics.hierarchy import (
+    RECALL,
+    TREE_METRICS,
+    TWO_LEVELS,
+    ClassTree,
+    hubness,
+    ontology_metrics,
+    tree_ratios,
+    two_level_averages,
+)
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.traversal import ancestors_in_order
 from hyperbolic_clap.metrics.undefined import NO_RELATIVE, NO_TWO_LEVELS
@@ -312,7 +321,7 @@ def test_a_comparison_uses_the_taxonomy_of_its_files(evaluated):
     assert None not in [stored[name] for name in ("hF", "sibling_recall@5", "lca_height", "jaccard", "hubness_largest")]
     files = [read(path, path.stem, None, path) for path in evaluated]
     rows = {row["metric"]: row for row in compare(files, CompareConfig(resamples=200))["tables"][0]["rows"]}
-    for name in ("hP", "hR", "hF", "sibling_recall@5", "lca_height", "jaccard", "tree_induced_error"):
+    for name in (*TREE_METRICS, *RECALL, *TWO_LEVELS):
         entry = rows[name]["differences"][0]
         assert entry["paired"] and entry["low"] <= entry["difference"] <= entry["high"], name
         assert rows[name]["values"][0] == {"value": stored[name], "source": "stored", "comparable": True}
@@ -331,3 +340,28 @@ def test_older_results_are_recomputed_where_scores_are_stored(evaluated):
         assert rows[name]["values"][0]["source"] == "recomputed"
         assert rows[name]["values"][0]["value"] == pytest.approx(stored[name])
         assert "low" in rows[name]["differences"][0]
+
+
+@pytest.mark.parametrize("other", [{"dog": ["a"], "rain": ["a"], "cat": ["b"], "wind": ["b"]}, None])
+def test_files_of_two_trees_are_measured_by_the_first(evaluated, other):
+    """By another taxonomy, or by AudioSet's, in which these classes are not: then its figures have no difference."""
+    for path in evaluated:
+        content = json.loads(path.read_text())
+        content["ontology"] |= {"hF": 0.9, "text_angle_depth": {"rho": 0.5}}
+        content["test_info"]["taxonomy"] = content["test_info"]["taxonomy"] if path == evaluated[0] else other
+        write_json(path, content)
+    paths = evaluated if other else evaluated[::-1]
+    files = [read(path, path.stem, None, path) for path in paths]
+    found = compare(files, CompareConfig(resamples=200))
+    told = f"{paths[1].stem} was tested with another taxonomy than {paths[0].stem}, whose is taken for both"
+    assert found["notes"].count(told) == 1 and not any(f"{paths[1].stem} stores hF" in n for n in found["notes"])
+    rows = {row["metric"]: row for row in found["tables"][0]["rows"]}
+    assert rows["text_angle_depth"]["differences"][0]["difference"] is None
+    entry = rows["hF"]["differences"][0]
+    if other:
+        assert rows["hF"]["values"][1]["source"] == "recomputed"
+        assert entry["low"] <= entry["difference"] <= entry["high"]
+    else:
+        assert entry["difference"] is None
+    same = compare([files[0], files[0]], CompareConfig(resamples=200))
+    assert not any("taxonomy" in note for note in same["notes"])

@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import geometry_runs  # noqa: E402
 import hierarchy_runs  # noqa: E402
 import hierarchy_table  # noqa: E402
+import tree_extras  # noqa: E402
+from geometry_search import Trial  # noqa: E402
 
 
 def test_cones_equal_those_of_the_ball():
@@ -106,3 +108,60 @@ def test_held_out_classes_are_not_trained(tree):
             assert len(held) >= 8 and tree.train.targets[:, held].any(0).all()
     below = audioset().ancestors[audioset().find(tree.names)[0]]
     assert all(below[held].all(0).any() for held in hierarchy_runs.held_out(True))
+
+
+def test_the_scale_of_the_path_lengths_is_free():
+    """Whatever the unit of the distances, the error is that of the best scale, found here by trying many."""
+    draw = torch.Generator().manual_seed(0)
+    found, wanted = torch.rand(2, 50, generator=draw, dtype=torch.float64) + 0.5
+    errors = [float((scale * found / wanted - 1).square().mean()) for scale in np.linspace(0.2, 3, 3000)]
+    for unit in (1, 7.5):
+        least = float((tree_extras.relative(unit * found, wanted) - 1).square().mean())
+        assert least == pytest.approx(min(errors), abs=1e-6)
+
+
+def test_classes_by_their_path_to_the_best(tree):
+    order = np.argsort(np.random.default_rng(0).random((20, 527)), axis=1)
+    found, paths = tree_extras.by_path(order), tree_extras.class_tree().distances
+    assert (found[:, 0] == order[:, 0]).all() and (np.sort(found, axis=1) == np.arange(527)).all()
+    for before, after in zip(order, found, strict=True):
+        rank = {j: i for i, j in enumerate(before)}
+        assert list(after) == sorted(before, key=lambda j: (paths[before[0], j], rank[j]))
+
+
+def test_the_regulariser_pulls_towards_the_tree_and_leaves_the_validation_alone(tree, monkeypatch):
+    monkeypatch.setattr(tree_extras, "CLASSES_A_STEP", 16)
+    for given in ({}, {"c": geometry_runs.FLAT}, {"similarity": "cosine"}):
+        settings = TrainConfig(epochs=3, output_dim=8, batch_size=16, learning_rate=3e-3, loss="sigmoid", **given)
+        plain, pulled = (tree_extras.train(settings, weight, False)[0] for weight in (0.0, 100.0))
+        errors = [float(tree_extras.text_figures(head, tree_extras.half_of(0))["texts", "error of the path lengths"][0])
+                  for head in (plain, pulled)]  # fmt: skip
+        assert errors[1] < errors[0], given
+
+
+def test_every_training_is_kept_and_the_table_adds_up(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(tree_extras, "SEEDS", 1)
+    monkeypatch.setattr(tree_extras, "WEIGHTS", (0.0, 100.0))
+    monkeypatch.setattr(tree_extras, "DIM", 8)
+    monkeypatch.setattr(tree_extras, "trials", lambda: [TRIAL])
+    rows = tree_extras.rows_of(tree_extras.all_runs(Inline(), tmp_path, 1))
+    assert len(list(tmp_path.iterdir())) == 1 + 3 * 2 + 3
+    monkeypatch.setattr(tree_extras, "figures", None)
+    assert tree_extras.rows_of(tree_extras.all_runs(Inline(), tmp_path, 1)) == rows
+    assert {len(row) for row in rows} == {len(hierarchy_table.HEADER)}
+    by = {tuple(row[:5]): row[5:] for row in rows}
+    assert len(by) == len(rows) and {key[0] for key in by} == {"regulariser", "half", "ranking"}
+    ranked = "weight 0, ranked by the tree"
+    for side in ("cosine", "flat", "hyperbolic"):
+        for metric in ("sibling_recall@5", "cousin_recall@5"):
+            value = by["ranking", ranked, side, "eval", metric]
+            last = by["regulariser", "weight 100", side, "eval", metric]
+            assert float(value[2]) == pytest.approx(float(value[0]) - float(last[0]), abs=0.02)
+        halves = [by["half", "weight 0", side, "texts", f"sibling share{half}"] for half in tree_extras.HALVES]
+        shares = [float(values[0]) for values in halves]
+        whole = float(by["regulariser", "weight 0", side, "texts", "sibling share"][0])
+        assert min(shares) <= whole <= max(shares)
+    assert by["regulariser", "weight 0", "untrained", "eval", "acc@1"]
+
+
+TRIAL = Trial(learning_rate=1e-3, batch_size=64, epochs=1, audio_radius=0.5, scale=None, text_length=None)

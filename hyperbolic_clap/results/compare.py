@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hyperbolic_clap.metrics.ontology import Ontology, audioset
 from hyperbolic_clap.metrics.superclasses import INNER
-from hyperbolic_clap.results.files import AT_K, ORDER, OVER_CLASSES, SAME, Results, training_words
+from hyperbolic_clap.results.files import AT_K, OF_THE_TREE, ORDER, OVER_CLASSES, SAME, Results, training_words
 from hyperbolic_clap.results.groups import group_by_seed, group_notes, group_table, training_of, with_baseline
 from hyperbolic_clap.results.measures import Measures, PerClass, gain_of_subtrees, match, paired_intervals
 
@@ -71,11 +71,14 @@ def compare(files: list[Results], config: CompareConfig) -> dict:
     own = [np.flatnonzero(file.valid) for file in files]
     pairs = [common(base, file) for file in files[1:]]
     figures = all_figures(files, own, pairs, k, tree, config)
+    own_tree = [same_tree(file.taxonomy, base.taxonomy) for file in files]
+    notes += [f"{file.label} was tested with another taxonomy than {base.label}, whose is taken for both"
+              for file, same in zip(files, own_tree, strict=True) if not same]  # fmt: skip
     notes += [f"{file.label} was trained with {told}" for file in files if (told := training_words(file.info["model"]))]
     every, tables, classes = [], [], []
     for f, file in enumerate(files):
         found = figures[f, own[f].tobytes()]
-        every.append(cells(file, found.values, k, notes))
+        every.append(cells(file, found.values, k, notes, own_tree[f]))
         if gain := gain_of_subtrees(found.values, found.drawn):
             notes.append("{}: map_inner_descendants - map_inner = {:+.4f} [{:+.4f}, {:+.4f}]".format(
                 file.label, *gain.values()))
@@ -187,8 +190,16 @@ def recomputed(values: dict) -> dict[str, dict]:
     return {name: {"value": value, "source": "recomputed", "comparable": True} for name, value in values.items()}
 
 
-def cells(file: Results, computed: dict, k: int, notes: list[str]) -> dict[str, dict]:
-    """{metric: {value, source, comparable}} of one file."""
+def same_tree(a: Ontology | None, b: Ontology | None) -> bool:
+    """Whether two taxonomies, None for AudioSet's, join the same classes in the same way."""
+    if a is None or b is None:
+        return a is b
+    return {name: set(above) for name, above in (a.to_json() or {}).items()} == {
+        name: set(above) for name, above in (b.to_json() or {}).items()}
+
+
+def cells(file: Results, computed: dict, k: int, notes: list[str], own_tree: bool = True) -> dict[str, dict]:
+    """{metric: {value, source, comparable}} of one file. own_tree: whether it was tested with the comparison's tree."""
     stored = file.metrics
     if file.keys:
         computed = computed | {"valid_samples": int(file.valid.sum()), "total_samples": len(file.keys)}
@@ -197,9 +208,10 @@ def cells(file: Results, computed: dict, k: int, notes: list[str]) -> dict[str, 
         value, source, comparable = stored.get(name), "stored", True
         if name not in computed:
             # What an unknown program calls map may be averaged over clips, and its acc@10 cut off at 5 predictions.
-            comparable = file.ours
+            comparable = file.ours and (own_tree or name not in OF_THE_TREE)
         elif value is None or abs(value - computed[name]) > SAME:
-            if value is not None and not (name in AT_K and k != file.depth):
+            explained = name in AT_K and k != file.depth or name in OF_THE_TREE and not own_tree
+            if value is not None and not explained:
                 notes.append(f"{file.label} stores {name} = {number(value)}, but its predictions give "
                              f"{number(computed[name])}, which is shown")
             value, source = computed[name], "recomputed"

@@ -35,6 +35,7 @@ AT_K = [f"{name}_{average}" for average in ("micro", "macro") for name in ("prec
 RADII = ("text_radius_depth", "audio_radius_depth", "text_angle_depth", "audio_angle_depth")
 OVER_CLASSES = (*RADII, "hubness_skewness", "hubness_largest")  # of these there is no interval over clips
 ORDER = [*(f"acc@{k}" for k in ACCURACY_RANKS), "mrr", "mean_rank", *AT_K, "map", "map_samples", "auc", "d_prime"]
+OF_THE_TREE = (*TREE_METRICS, *RECALL, *TWO_LEVELS, "inner_classes", *INNER, *RADII)
 ORDER += ["wrong_top1", *TREE_METRICS, *RECALL, *TWO_LEVELS, "inner_classes", *INNER, *OVER_CLASSES]
 ORDER += ["valid_samples", "total_samples"]
 SAME = 1e-4  # a stored and a recomputed value that differ by less are the same value
