@@ -116,7 +116,7 @@ def rows(home: Home, args) -> list[list]:
     for recording, (sound, events) in recordings(events_of(args.esc10)).items():
         path = home.folder / "recording.wav"
         soundfile.write(path, sound / max(1.0, np.abs(sound).max()), RATE, subtype="FLOAT")
-        heard = tagger.hear(path, TimelineConfig.window, TimelineConfig.hop)
+        heard, _ = tagger.hear(path, TimelineConfig.window, TimelineConfig.hop)
         alone = type(heard)(heard.start, heard.end, heard.level, heard.probability, np.isfinite(heard.probability))
         for setting, (gate, background, own) in SETTINGS.items():
             thresholds = tagger.thresholds(None if own else THRESHOLD)
