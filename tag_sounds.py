@@ -188,11 +188,13 @@ def timelines(args: argparse.Namespace, files: dict[Path, Path], tagger) -> tupl
     found, skipped = [], Skipped()
     for path, name in targets(files).items():
         try:
-            labels, gate = tagger.timeline(path, config)
+            labels, gate, notes = tagger.timeline(path, config)
         except RowError as error:
             warn(f"{path} is skipped: {error}")
             skipped.add(error.reason, 1, [str(path)])
             continue
+        for note in notes:
+            skipped.noted.add(note, 1, [str(path)])
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(HEADER)

@@ -1,17 +1,21 @@
 """Timelines of made recordings: events hit, missed and false, by class, with and without what is meant to help.
 
-    python benchmarks/timeline_table.py --esc10 esc10
+    git worktree add before c1d307e
+    python benchmarks/timeline_table.py --esc10 esc10 --before before
 
 --esc10 holds audio/ and meta.csv. A projector is trained on folds 1 to 4 (all defaults but rate 1e-3). Fold 5's clips,
 four of each class in turn, each cut to what lies within 40 dB of its peak, become three recordings: 15 s apart over
 silence; the same over white noise 30 dB below the events' mean power; and each begun while the one before still sounds.
 A label hits an event of its class that it overlaps, and is false without one. A hit's onset is good if a label of the
-class begins within half a second of it. Writes timeline.csv; some minutes on 2 cores.
+class begins within half a second of it. "before": what tag_sounds.py of --before, a checkout of an earlier commit, says
+with the same projector at its own defaults. Writes timeline.csv; some minutes on 2 cores.
 """
 
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -88,6 +92,17 @@ def score(labels: list[dict], events: list[tuple[float, float, str]], category: 
     return [len(true), len(hit), onset, len(true) - len(hit), len(own), false]
 
 
+def labels_before(checkout: Path, home: Home, path: Path, head: Path, classes: Path) -> list[dict]:
+    """What an earlier commit hears in a recording."""
+    output = home.folder / "before"
+    flags = [*home.flags, "--class-labels", classes, "--use-hyperbolic", "--projection-checkpoint", head, "--timeline"]
+    command = [sys.executable, checkout.resolve() / "tag_sounds.py", path, *flags, "--output-dir", output]
+    subprocess.run([str(part) for part in command], check=True)
+    with (output / f"{path.stem}.csv").open(encoding="utf-8", newline="") as file:
+        return [{"start": float(row["start"]), "end": float(row["end"]), "classname": row["class"]}
+                for row in csv.DictReader(file)]  # fmt: skip
+
+
 def main(args) -> None:
     from hyperbolic_clap.plumbing.device import wait_gently
 
@@ -116,11 +131,14 @@ def rows(home: Home, args) -> list[list]:
     for recording, (sound, events) in recordings(events_of(args.esc10)).items():
         path = home.folder / "recording.wav"
         soundfile.write(path, sound / max(1.0, np.abs(sound).max()), RATE, subtype="FLOAT")
-        heard = tagger.hear(path, TimelineConfig.window, TimelineConfig.hop)
+        heard, _ = tagger.hear(path, TimelineConfig.window, TimelineConfig.hop)
         alone = type(heard)(heard.start, heard.end, heard.level, heard.probability, np.isfinite(heard.probability))
+        said = {"before": labels_before(args.before, home, path, head, classes)} if args.before else {}
         for setting, (gate, background, own) in SETTINGS.items():
             thresholds = tagger.thresholds(None if own else THRESHOLD)
-            made, _ = labels(heard if background else alone, tagger.names, thresholds, TimelineConfig(gate=gate))
+            config = TimelineConfig(gate=gate)
+            said[setting], _ = labels(heard if background else alone, tagger.names, thresholds, config)
+        for setting, made in said.items():
             counts = {name: score(made, events, name) for name in tagger.names}
             total = np.sum([*counts.values()], axis=0).tolist()
             found += [[recording, setting, name, *row] for name, row in {"all classes": total, **counts}.items()]
@@ -132,6 +150,7 @@ if __name__ == "__main__":
         parse(
             __doc__,
             ("--esc10", {"type": Path, "required": True}),
+            ("--before", {"type": Path, "help": "a checkout whose tag_sounds.py is run too"}),
             ("--output-dir", {"type": Path, "default": ROOT / "docs" / "results", "help": "gets timeline.csv"}),
             ("--dir", {"type": Path, "help": "where to work (default: a temporary folder)"}),
         )

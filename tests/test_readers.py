@@ -18,7 +18,7 @@ from conftest import cached, flac, tone
 
 from hyperbolic_clap.embedding.files import embed_files
 from hyperbolic_clap.embedding.store import EmbeddingCache
-from hyperbolic_clap.inference.windows import windows
+from hyperbolic_clap.inference.windows import Windows
 from hyperbolic_clap.plumbing.errors import RowError
 from hyperbolic_clap.reading import audio as audio_reading
 from hyperbolic_clap.reading import cells, readers
@@ -130,7 +130,7 @@ def test_forms_that_libsndfile_reads_in_part_or_not_at_all(form, tmp_path, monke
     assert found.notes == notes
     (tmp_path / "a").write_bytes(data)
     np.testing.assert_array_equal(found.waveform, hear(tmp_path / "a", 0).waveform)
-    *_, (_, end, last) = windows(tmp_path / "a", 2.0, 1.0)
+    *_, (_, end, last) = Windows(tmp_path / "a", 2.0, 1.0)
     assert end == pytest.approx(seconds, abs=0.15) and isinstance(last, np.ndarray)
 
 
@@ -221,7 +221,7 @@ def test_what_is_missing_is_said(make, seconds, note):
 def test_damage_is_silent_where_it_lies_and_the_rest_keeps_its_time(tmp_path, caplog):
     for name, data in (("whole", flac(chirp(6.0))), ("damaged", damaged_flac())):
         (tmp_path / f"{name}.flac").write_bytes(data)
-    whole, found = ([*windows(tmp_path / f"{name}.flac", 2.0, 2.0)] for name in ("whole", "damaged"))
+    whole, found = ([*Windows(tmp_path / f"{name}.flac", 2.0, 2.0)] for name in ("whole", "damaged"))
     assert [end for _, end, _ in whole] == [end for _, end, _ in found] == [2.0, 4.0, 6.0]
     same = [np.isclose(one, other, atol=1e-4).mean() for (*_, one), (*_, other) in zip(whole, found, strict=True)]
     assert min(same) < 0.95 and same[2] > 0.999
@@ -343,7 +343,7 @@ def test_one_gain_for_a_whole_recording(tmp_path, caplog):
     found = {}
     for name, factor in (("control", 1), ("as16", 32_768), ("twice", 4)):
         soundfile.write(tmp_path / f"{name}.wav", samples * factor, RATE, subtype="FLOAT")
-        found[name] = [waveform for _, _, waveform in windows(tmp_path / f"{name}.wav", 2.0, 2.0)]
+        found[name] = [waveform for _, _, waveform in Windows(tmp_path / f"{name}.wav", 2.0, 2.0)]
     for one, other in zip(found["control"], found["as16"], strict=True):
         np.testing.assert_array_equal(one, other)
     ratios = [np.abs(a).max() / np.abs(b).max() for a, b in zip(found["control"], found["twice"], strict=True)]
@@ -355,10 +355,10 @@ def test_one_gain_for_a_whole_recording(tmp_path, caplog):
 def test_a_recording_longer_than_ten_minutes_is_heard_to_its_end(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(audio_reading, "MAX_SECONDS", 4)
     (tmp_path / "long.m4a").write_bytes(muxed(chirp(9.0), "mp4", "aac"))
-    ends = [end for _, end, _ in windows(tmp_path / "long.m4a", 2.0, 2.0)]
+    ends = [end for _, end, _ in Windows(tmp_path / "long.m4a", 2.0, 2.0)]
     assert ends[-1] == pytest.approx(9, abs=0.15) and "long.m4a" not in caplog.text
     (tmp_path / "unfinished.wav").write_bytes(unfinished_wav())
-    assert [end for _, end, _ in windows(tmp_path / "unfinished.wav", 2.0, 1.0)] == [2.0, 3.0]
+    assert [end for _, end, _ in Windows(tmp_path / "unfinished.wav", 2.0, 1.0)] == [2.0, 3.0]
     assert "unfinished.wav is without its length in the header" in caplog.text
 
 

@@ -14,7 +14,7 @@ from conftest import flac, here, script, tone, tone_rows, write_rows
 from test_readers import FORMS, RATE, chirp, damaged_flac, muxed, piped_flac, unfinished_wav, vbr
 
 from data import ONLY_PATH, ParquetFolder, decode
-from hyperbolic_clap.inference.windows import windows
+from hyperbolic_clap.inference.windows import Windows
 from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.reading import readers
 from hyperbolic_clap.reading.audio import hear
@@ -60,7 +60,7 @@ def test_tone_after_10_minutes(tmp_path):
     quiet = np.zeros(8000 * 606)
     quiet[8000 * 602 :] = tone(440, 4, 8000)
     (tmp_path / "a.m4a").write_bytes(muxed(quiet, "mp4", "aac", 8000))
-    loud = [(start, end) for start, end, part in windows(tmp_path / "a.m4a", 10.0, 10.0) if np.abs(part).max() > 0.1]
+    loud = [(start, end) for start, end, part in Windows(tmp_path / "a.m4a", 10.0, 10.0) if np.abs(part).max() > 0.1]
     assert loud == [(600.0, pytest.approx(606, abs=0.3))]
 
 
@@ -68,7 +68,7 @@ def test_float_scale(tmp_path):
     found = []
     for name, factor in (("control", 1), ("scaled", 32_768)):
         (tmp_path / name).write_bytes(flac(np.float32(chirp() * factor), format="WAV", subtype="FLOAT"))
-        found.append([part for *_, part in windows(tmp_path / name, 1.0, 1.0)])
+        found.append([part for *_, part in Windows(tmp_path / name, 1.0, 1.0)])
     assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
 
 

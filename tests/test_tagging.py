@@ -15,7 +15,7 @@ import tag_sounds
 from hyperbolic_clap.embedding.files import find_sounds
 from hyperbolic_clap.inference.tagging import Tagger
 from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, labels, tell_gate
-from hyperbolic_clap.inference.windows import windows
+from hyperbolic_clap.inference.windows import Windows
 from hyperbolic_clap.metrics.calibration import expected_calibration_error, fit, reliability
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.training.calibration import thresholds
@@ -42,10 +42,11 @@ def test_the_error_by_hand():
 def test_windows_cover_a_recording(tmp_path, rate, channels):
     samples = np.tile(tone(300, 5.5, rate)[:, None], (1, channels))
     soundfile.write(tmp_path / "a.wav", samples, rate)
-    found = list(windows(tmp_path / "a.wav", 2.0, 1.0))
+    found = list(Windows(tmp_path / "a.wav", 2.0, 1.0))
     assert [(start, end) for start, end, _ in found] == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 5.5)]
     assert [len(waveform) for _, _, waveform in found] == [96_000] * 4 + [72_000]
-    assert len(list(windows(tmp_path / "a.wav", 10.0, 1.0))) == 1
+    for seconds, hop in ((2.0, 1.0), (10.0, 1.0), (5.5, 5.5), (0.5, 0.3), (1.1, 1.1)):
+        assert len(each := Windows(tmp_path / "a.wav", seconds, hop)) == len([*each]), (seconds, hop)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,8 @@ def test_silence_a_second_and_an_hour_of_noise(trained, tmp_path, monkeypatch, k
     if kind == "noise":  # an hour of it, of which one window stands for all
         part = np.float32(generator.normal(0, 1e-3, 960))
         every = [(t, t + 2, part * generator.uniform(0.9, 1.1)) for t in range(seconds - 1)]
-        monkeypatch.setattr("hyperbolic_clap.inference.tagging.windows", lambda *_: iter(every))
+        monkeypatch.setattr(Windows, "__len__", lambda _: len(every))
+        monkeypatch.setattr(Windows, "__iter__", lambda _: iter(every))
         vector = torch.nn.functional.normalize(torch.ones(1, 512))[0]
         monkeypatch.setattr("hyperbolic_clap.inference.tagging.embed_window", lambda *_: vector)
     done = script("tag_sounds.py", tmp_path / "a.wav", *flags, "--timeline", "--threshold", "0.0001",
@@ -254,7 +256,8 @@ def test_what_plain_clap_and_names_on_the_line_refuse(trained, flags, says):
 @pytest.fixture
 def timeline(trained, tmp_path):
     """Run a timeline with hardly a threshold, in a folder of its own: -> (what was run, the rows of the CSV)."""
-    flags = (*trained[1], "--timeline", "--threshold", "0.0001", "--output-dir", tmp_path / "labels")
+    flags = (*trained[1], "--timeline", "--threshold", "0.0001", "--output-dir", tmp_path / "labels", "--output-json",
+             tmp_path / "t.json")  # fmt: skip
 
     def run(*files, check=True):
         done = script("tag_sounds.py", *files, *flags, check=check)
@@ -290,6 +293,8 @@ def test_a_recording_that_is_damaged_further_on_ends_there(timeline, tmp_path):
     ends = [float(row["end"]) for row in rows]
     assert rows and all(float(row["start"]) < end for row, end in zip(rows, ends, strict=True))
     assert 10 < max(ends) < 25 and "long.flac is damaged" in done.stdout
+    notes = json.loads((tmp_path / "t.json").read_text())["test_info"]["notes"]
+    assert notes["damaged, read without the damaged parts"] == {"count": 1, "first": [str(tmp_path / "long.flac")]}
 
 
 def test_windows_that_are_no_use_cost_only_themselves(timeline, tmp_path):
@@ -299,6 +304,9 @@ def test_windows_that_are_no_use_cost_only_themselves(timeline, tmp_path):
     done, rows = timeline(tmp_path / "nan.wav")
     assert "2 of 7 windows are left out: audio with NaN or infinity" in done.stdout
     assert rows and not any(float(row["start"]) < 5.2 < float(row["end"]) for row in rows)
+    (said,) = json.loads((tmp_path / "t.json").read_text())["test_info"]["notes"].items()
+    assert said == ("heard without some windows: audio with NaN or infinity",
+                    {"count": 1, "first": [str(tmp_path / "nan.wav")]})  # fmt: skip
     samples[:] = np.nan
     soundfile.write(tmp_path / "all.wav", samples, 16_000, subtype="FLOAT")
     done, rows = timeline(tmp_path / "all.wav", check=False)

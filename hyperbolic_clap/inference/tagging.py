@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from hyperbolic_clap.inference.timeline import SILENT, THRESHOLD, Heard, TimelineConfig, labels, level
-from hyperbolic_clap.inference.windows import embed_window, windows
+from hyperbolic_clap.inference.windows import Windows, embed_window
 from hyperbolic_clap.metrics.ontology import audioset
 from hyperbolic_clap.metrics.superclasses import log_sum_exp, subtree_of
 from hyperbolic_clap.plumbing.errors import RowError, warn
+from hyperbolic_clap.plumbing.progress import bar
 from hyperbolic_clap.projector.opening import Model
 
 
@@ -89,18 +89,23 @@ class Tagger:
         rest = f"; {THRESHOLD:g} for the other {len(self.names) - known}" if known < len(self.names) else ""
         return f"a precision of {own['precision']:g} on validation clips for {known} of {len(self.names)} classes{rest}"
 
-    def timeline(self, path: Path, config: TimelineConfig) -> tuple[list[dict], dict]:
-        """The labels of a recording, and what the gate chose, as timeline.labels gives them. RowError for no sound."""
-        return labels(self.hear(path, config.window, config.hop), self.names, self.thresholds(config.threshold), config)
+    def timeline(self, path: Path, config: TimelineConfig) -> tuple[list[dict], dict, list[str]]:
+        """The labels of a recording and what the gate chose, as timeline.labels gives them; what is said of its sound.
 
-    def hear(self, path: Path, window: float, hop: float) -> Heard:
-        """A recording window by window. A window that cannot be used has no probabilities and is reported.
+        RowError for no sound.
+        """
+        heard, notes = self.hear(path, config.window, config.hop)
+        return *labels(heard, self.names, self.thresholds(config.threshold), config), notes
 
-        RowError for what is no sound.
+    def hear(self, path: Path, window: float, hop: float) -> tuple[Heard, list[str]]:
+        """A recording window by window; what must be said of its sound.
+
+        A window that cannot be used has no probabilities and is reported. RowError for what is no sound.
         """
         starts, levels, vectors, useless, lost, length = [], [], [], [], [], 0.0
-        with tqdm(desc=path.name[:30], unit="window", mininterval=0.5) as progress:
-            for start, end, waveform in windows(path, window, hop):
+        windows = Windows(path, window, hop)
+        with bar(path.name[:30], "window", len(windows)) as progress:
+            for start, end, waveform in windows:
                 starts.append(start)
                 useless.append(isinstance(waveform, RowError))
                 if isinstance(waveform, RowError):
@@ -115,6 +120,7 @@ class Tagger:
             raise lost[0]
         if lost:
             warn(f"{path}: {len(lost)} of {len(starts)} windows are left out: {lost[0]}")
+            windows.notes.append(f"heard without some windows: {lost[0].reason}")
         embeddings, begins, used = torch.stack(vectors), np.array(starts), ~np.array(useless)
         similarity, background = self.similarities(embeddings), self.backgrounds(embeddings)
         probability = np.full((len(starts), len(self.names)), np.nan)
@@ -123,4 +129,4 @@ class Tagger:
         competing[used] = similarity > background.max(axis=1, initial=-np.inf, keepdims=True)
         begin, until = begins + (window - hop) / 2, np.minimum(begins + (window + hop) / 2, length)
         begin[0], until[-1] = 0.0, length
-        return Heard(begin, until, np.array(levels), probability, competing)
+        return Heard(begin, until, np.array(levels), probability, competing), windows.notes

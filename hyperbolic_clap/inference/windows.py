@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,28 +31,38 @@ class Loudest:
             self.peak = max(self.peak, float(peak))
 
 
-def windows(path: Path, seconds: float, hop: float) -> Iterator[tuple[float, float, np.ndarray | RowError]]:
+class Windows:
     """(start, end, waveform of 48 kHz, or why there is none) of each window; the last one may be shorter.
 
-    hop: no longer than a window. Read twice: the first time finds out which reader gets to the end, and the peak, so
-    that one gain holds for the whole recording. What is damaged or missing is a warning. RowError for what is no sound.
+    hop: no longer than a window. Read twice: here, to find out which reader gets to the end, and the peak, so that one
+    gain holds for the whole recording; and as the windows are taken. notes: what must be said of the recording, each
+    of them a warning. RowError for what is no sound.
     """
-    found, blocks = read(path, None, Loudest)
-    gain, rate = one_gain(found.taker.peak), found.rate
-    for note in found.notes:
-        warn(f"{path} is {note}; {found.seconds:.1f} s of it are read")
-    if gain > LOUD:
-        warn(f"{path} goes up to {found.taker.peak:g} times full scale; all of it is divided by {gain:g}")
-    size, step = max(1, round(seconds * rate)), max(1, round(hop * rate))
-    kept, start, stream = np.empty(0, np.float32), 0, blocks(path, Reading(found.taker))
-    while True:
-        while len(kept) <= size and (block := next(stream, None)) is not None:
-            kept = np.concatenate([kept, block])
-        part = kept[:size]
-        yield start / rate, (start + len(part)) / rate, _waveform(part / gain if gain > 1 else part, rate)
-        if len(kept) <= size:
-            return
-        kept, start = kept[step:], start + step
+
+    def __init__(self, path: Path, seconds: float, hop: float):
+        found, self._blocks = read(path, None, Loudest)
+        self._path, self._reading, self.notes = path, found, list(found.notes)
+        self._gain = one_gain(found.taker.peak)
+        self._size, self._step = (max(1, round(length * found.rate)) for length in (seconds, hop))
+        for note in found.notes:
+            warn(f"{path} is {note}; {found.seconds:.1f} s of it are read")
+        if self._gain > LOUD:
+            warn(f"{path} goes up to {found.taker.peak:g} times full scale; all of it is divided by {self._gain:g}")
+
+    def __len__(self) -> int:
+        return 1 + max(0, math.ceil((self._reading.frames - self._size) / self._step))
+
+    def __iter__(self) -> Iterator[tuple[float, float, np.ndarray | RowError]]:
+        size, gain, rate = self._size, self._gain, self._reading.rate
+        kept, start, stream = np.empty(0, np.float32), 0, self._blocks(self._path, Reading(self._reading.taker))
+        while True:
+            while len(kept) <= size and (block := next(stream, None)) is not None:
+                kept = np.concatenate([kept, block])
+            part = kept[:size]
+            yield start / rate, (start + len(part)) / rate, _waveform(part / gain if gain > 1 else part, rate)
+            if len(kept) <= size:
+                return
+            kept, start = kept[self._step :], start + self._step
 
 
 def _waveform(samples: np.ndarray, rate: int) -> np.ndarray | RowError:

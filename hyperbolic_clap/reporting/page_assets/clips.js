@@ -52,11 +52,7 @@
       refresh();
     } }, text);
     const header = make("th", { scope: "col" }, button);
-    header.refresh = () => {
-      const way = state.order === key ? (state.down ? "descending" : "ascending") : "none";
-      header.setAttribute("aria-sort", way);
-      button.textContent = text + { none: "", ascending: " ↑", descending: " ↓" }[way];
-    };
+    header.refresh = () => header.setAttribute("aria-sort", state.order === key ? (state.down ? "descending" : "ascending") : "none");
     return header;
   }
   const headers = [sorter("clip", "clip"), sorter("truth", "true classes"), ...data.files.map((file, f) => sorter(`best ${f}`, file.label))];
@@ -72,7 +68,7 @@
       make("ul", { class: "notes" }, of[i].map((j) => make("li", {},
         make("button", { type: "button", class: "plain", onclick: () => parts.showClip(j) }, id[j]), ` ${parts.truth(j)} `, parts.playButton(j, ""))))));
     const go = make("div", { class: "bar" },
-      data.tree_name ? make("button", { type: "button", onclick: () => parts.showWay("clip", i) }, "Traversal") : null,
+      climbs ? make("button", { type: "button", onclick: () => parts.showWay("clip", i) }, "Traversal") : null,
       parts.flyToClip ? make("button", { type: "button", onclick: () => parts.flyToClip(i) }, "On the disk") : null);
     return make("tr", { class: "detail" }, make("td", { colspan: 2 + data.files.length }, go, make("div", { class: "grid" }, near)));
   }

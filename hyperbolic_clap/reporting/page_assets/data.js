@@ -27,7 +27,7 @@ function body(section) {
 
 function figure(value, digits = 4) {
   if (value === null || value === undefined) return "–";
-  return Number.isInteger(value) ? String(value) : value.toFixed(digits);
+  return (Number.isInteger(value) ? String(value) : value.toFixed(digits)).replace("-", "−");
 }
 
 function signed(value) {
@@ -58,7 +58,8 @@ function findClass(text) {
   return data.names.findIndex((name) => name.toLowerCase().includes(wanted));
 }
 
-// Colours: AudioSet's subtrees have their own; other groups share the circle of hues, darker and lighter in turn.
+// Colours: AudioSet's subtrees have their own; other groups share the circle of hues, darker and lighter in turn, each
+// as far from the ground as the others (oklch).
 const groupNames = data.groups;
 const night = matchMedia("(prefers-color-scheme: dark)");
 function groupColour(group) {
@@ -67,8 +68,8 @@ function groupColour(group) {
   const i = order.indexOf(group), own = groupNames.indexOf(group);
   if (data.tree_name === "AudioSet's tree") return colour(`--b${i < 0 ? 7 : i}`);
   if (own < 0) return colour("--b7");
-  const light = (own % 2 ? 38 : 56) + (night.matches ? 16 : 0);
-  return `hsl(${Math.round(360 * own / groupNames.length)} 75% ${light}%)`;
+  const light = (own % 2 ? 45 : 62) + (night.matches ? 20 : 0);
+  return `oklch(${light}% 0.17 ${Math.round(360 * own / groupNames.length)})`;
 }
 
 // 0 and the round steps (1, 2 or 5 times a power of ten) up to and above a value.
@@ -77,6 +78,9 @@ function ticks(top) {
   const count = Math.ceil(top / step - 1e-9);
   return Array.from({ length: count + 1 }, (_, i) => Number((i * step).toPrecision(6)));
 }
+
+// Whether any class has an ancestor in the class list, which a traversal could meet.
+const climbs = Boolean(data.ancestors?.some((above) => above.length));
 
 function colour(variable) {
   return getComputedStyle(document.documentElement).getPropertyValue(variable).trim();

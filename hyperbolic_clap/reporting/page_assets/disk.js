@@ -43,9 +43,9 @@
         const above = (n) => tree.nodes[n][2], depthOf = (n) => (above(n) < 0 ? 0 : 1 + depthOf(above(n)));
         const top = (n) => (depthOf(n) < 2 ? n : top(above(n)));
         tree.nodes.forEach(([name, j, parent, x, y], n) => {
-          const depth = depthOf(n), group = tree.nodes[top(n)][0];
+          const group = tree.nodes[top(n)][0];
           if (j >= 0) at[j] = [x, y];
-          points.push({ kind: "text", j, z: [x, y], depth, parent, name, group: j >= 0 ? data.group_of[j] : groupNames.includes(group) ? group : "" });
+          points.push({ kind: "text", j, z: [x, y], parent, name, group: j >= 0 ? data.group_of[j] : groupNames.includes(group) ? group : "" });
         });
         (state.clips || []).forEach(([i, x, y]) => points.push({ kind: "clip", j: i, z: [x, y], outcome: right(state.f, i),
           name: `clip ${data.clips.id[i]}: ${parts.truth(i)}; best: ${data.names[data.clips.best[state.f][i][0]]}`, group: "" }));
@@ -69,11 +69,11 @@
       fill();
       for (const option of layout.options) option.disabled = option.value === "model" ? !state.disk : !(tree && state.clips);
       if (layout.selectedOptions[0]?.disabled) layout.value = byTree() ? "tree" : "model";
-
+      outcomes.forEach((outcome) => { outcome.hidden = !byTree(); });
       if (byTree()) {
         figures.textContent = `The nodes of ${data.tree_name} where their hyperbolic distances come nearest to the path lengths, whatever any model says: they are off by `
           + `${(100 * tree.error).toFixed(1)} % on average, the same fit in the flat plane by ${(100 * tree.flat_error).toFixed(1)} %. A clip lies at the hyperbolic mean of its five best classes`
-          + ", weighted by their probabilities where there are any: green where the best one is true, red where it is not.";
+          + ", weighted by their probabilities where there are any.";
         return;
       }
       const { stress, flat_stress, rank, exact, dimensions, c } = state.disk;
@@ -117,6 +117,9 @@
       if (point.kind === "text") {
         context.arc(x, y, 4 * size, 0, 7);
         context.fill();
+      } else if (point.outcome) {
+        context.arc(x, y, 3.2 * size, 0, 7);
+        context.stroke();
       } else {
         const arm = 3 * size;
         context.moveTo(x - arm, y - arm); context.lineTo(x + arm, y + arm);
@@ -132,16 +135,23 @@
     }
     function write(text, z, unit, boxes) {
       const [x, y] = screen(z), width = context.measureText(text).width, high = 15 * unit;
-      const left = x + width + 10 * unit > canvas.width ? x - width - 7 * unit : x + 7 * unit;
-      const box = [left, left + width, y - high / 2, y + high / 2];
-      if (boxes && (box[0] < 0 || box[2] < 0 || box[3] > canvas.height || boxes.some((b) => box[0] < b[1] && b[0] < box[1] && box[2] < b[3] && b[2] < box[3]))) return;
-      boxes?.push(box);
+      const sides = [x + 7 * unit, x - width - 7 * unit]; // beside the point, right or left, where there is room
+      const boxAt = (left) => [left, left + width, y - high / 2, y + high / 2];
+      const free = (box) => box[0] >= 0 && box[1] <= canvas.width && box[2] >= 0 && box[3] <= canvas.height
+        && !boxes?.some((b) => box[0] < b[1] && b[0] < box[1] && box[2] < b[3] && b[2] < box[3]);
+      const left = sides.find((side) => free(boxAt(side))) ?? (boxes ? null : sides[x > canvas.width / 2 ? 1 : 0]);
+      if (left === null) return;
+      boxes?.push(boxAt(left));
       context.strokeText(text, left, y);
       context.fillText(text, left, y);
     }
 
     const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-    const byClips = () => byTree() ? points.filter((p) => p.kind === "text" && p.parent >= 0).sort((p, q) => p.depth - q.depth || counts[q.j] - counts[p.j]) : points.filter((p) => p.kind === "text").sort((p, q) => counts[q.j] - counts[p.j]);
+    // Whose names are written first: of the tree what is nearest to the centre, where there is room, else by clips.
+    function byImportance() {
+      if (!byTree()) return points.filter((p) => p.kind === "text").sort((p, q) => counts[q.j] - counts[p.j]);
+      return points.filter((p) => p.kind === "text" && p.parent >= 0).map((p) => [plane.size(place(p.z)), p]).sort(([a], [b]) => a - b).map(([, p]) => p);
+    }
     const counts = data.names.map(() => 0);
     data.clips.truth.forEach((truth) => truth.forEach((j) => counts[j]++));
 
@@ -179,7 +189,7 @@
       const first = [state.hovered, state.selected].filter(Boolean);
       first.forEach((p) => write(short(p.name, 60), place(p.z), unit, null));
       if (names.checked && texts.checked) {
-        for (const point of byClips()) {
+        for (const point of byImportance()) {
           if (boxes.length >= canvas.clientWidth / 18) break;
           if (!first.includes(point) && plane.size(place(point.z)) < 1 - 0.012 / state.zoom ** 2) write(short(point.name, 26), place(point.z), unit, boxes);
         }
@@ -204,12 +214,12 @@
       state.selected = point;
       told.replaceChildren();
       if (point) {
-        const about = point.kind === "clip" ? "" : point.j < 0 ? " (no class)" : point.group ? ` (${point.group}, ${counts[point.j]} clips)` : "";
+        const about = point.kind === "clip" ? "" : point.j < 0 ? " (no class)" : ` (${point.group && point.group !== point.name ? `${point.group}, ` : ""}${counts[point.j]} clips)`;
         told.append(`${point.name}${about} `);
         if (point.kind === "text" && point.j < 0) return paint();
         if (point.kind === "text") told.append(make("button", { type: "button", onclick: () => parts.filterByClass(point.j) }, "Its clips"), " ");
         else told.append(make("button", { type: "button", onclick: () => parts.showClip(point.j) }, "In the table"), " ");
-        if (data.tree_name) told.append(make("button", { type: "button", onclick: () => parts.showWay(point.kind === "text" ? "class" : "clip", point.j) }, "Traversal"));
+        if (climbs) told.append(make("button", { type: "button", onclick: () => parts.showWay(point.kind === "text" ? "class" : "clip", point.j) }, "Traversal"));
         if (point.kind === "clip") parts.play(point.j);
       }
       paint();
@@ -290,22 +300,23 @@
       select(null);
     }
 
+    const outcomes = ["○ best class true", "× best class not true"].map((text, n) => make("li", { class: n ? "bad" : "good" }, text));
     const key = make("ul", { class: "key" }, [...groupNames, ...(data.group_of.includes("") ? [""] : [])].map((group) => {
       const swatch = make("span", { class: "swatch" });
       swatch.style.background = groupColour(group);
       night.addEventListener("change", () => { swatch.style.background = groupColour(group); });
       return make("li", {}, swatch, group || (data.tree_name ? `not in ${data.tree_name}` : "other classes"));
-    }));
+    }), outcomes);
     into.append(figures, make("div", { class: "bar" }, disks.length > 1 ? labelled("file", which) : null,
       tree ? labelled("distances of", layout) : null, labelled("fly to a class", search),
-      make("label", { class: "tick" }, texts, "texts (dots)"), make("label", { class: "tick" }, clips, "clips (crosses)"), make("label", { class: "tick" }, names, "names"),
+      make("label", { class: "tick" }, texts, "texts (dots)"), make("label", { class: "tick" }, clips, "clips"), make("label", { class: "tick" }, names, "names"),
       make("button", { type: "button", onclick: () => zoom(1.25) }, "Zoom in"), make("button", { type: "button", onclick: () => zoom(0.8) }, "Zoom out"),
       make("button", { type: "button", onclick: home }, "Back to the start")),
     make("div", { class: "split" }, make("div", { class: "stage" }, canvas),
       make("div", { class: "side" }, told, key, make("p", { class: "soft", id: "disk-help" },
         "Drag, or the arrow keys: moves by an isometry, so that any point comes to the centre and no distance changes. A click (or Enter: what is "
         + "nearest to the centre) selects and plays; " + (data.tree_name ? `then its lines in ${data.tree_name} are drawn, as geodesics. ` : "") + "Ctrl and the wheel, + and −: zoom. "
-        + "Home: back. The square is the model's origin; the outer circle is infinitely far."))));
+        + "Home: back. The square is the origin" + (tree ? ", of the tree its root" : "") + "; the outer circle is infinitely far."))));
     which.value = String(first.f);
     describe();
     new ResizeObserver(paint).observe(canvas);

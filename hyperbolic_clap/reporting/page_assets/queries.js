@@ -1,7 +1,7 @@
 "use strict";
 // The queries of retrieval in both directions: their ranks, what each file found, the clips with players.
 {
-  const PAGE = 25, WAYS = { text_to_audio: "text → audio", audio_to_text: "audio → text" };
+  const PAGE = 10, WAYS = { text_to_audio: "text → audio", audio_to_text: "audio → text" };
   const into = body("queries");
   const { id, captions } = data.clips;
   const state = { page: 0 };
@@ -30,13 +30,15 @@
     outcome.focus({ preventScroll: true });
   };
 
-  function clipOf(i, mark) {
-    return make("li", { class: mark ? "true" : "" }, (mark ? "✓ " : "") + id[i], " ", parts.playButton(i, ""), make("div", { class: "soft" }, parts.truth(i)));
+  function clipOf(i, text) {
+    const own = captions[i].includes(text), more = captions[i].length - 1; // all of them stand beside the player
+    return make("li", { class: own ? "true" : "" }, make("div", { class: "listen" }, (own ? "✓ " : "") + id[i], parts.playButton(i, "")),
+      make("div", { class: "soft" }, `“${own ? text : captions[i][0]}”${more ? ` and ${more} more` : ""}`));
   }
   function result(query, f) {
     const found = query.found[f], rank = query.ranks[f];
-    const list = found && make("ol", { class: "best" }, direction.value === "text_to_audio"
-      ? found.filter((i) => i >= 0).map((i) => clipOf(i, captions[i].includes(query.text)))
+    const list = found && make("ol", { class: "found" }, direction.value === "text_to_audio"
+      ? found.filter((i) => i >= 0).map((i) => clipOf(i, query.text))
       : found.map((text) => make("li", { class: captions[query.clip].includes(text) ? "true" : "" }, (captions[query.clip].includes(text) ? "✓ " : "") + text)));
     return make("td", { "data-name": data.files[f].label }, make("div", { class: rank === 1 ? "good" : "" }, rank === null ? "not in this file" : `rank ${rank}`), list);
   }
@@ -66,16 +68,19 @@
     state.page = 0;
     show();
   }
-  into.append(make("p", {}, "The rank is that of the first right answer; below it what the file found first. A text's answer is the clip it is said of, a clip's any of its captions."),
+  into.append(make("p", {}, "The rank is that of the first right answer; below it what the file found first. A text's answer is the clip it is said of, a clip's any of its captions. "
+    + "Gained: the first place is right and was not in the baseline; lost: the other way round."),
     make("div", { class: "bar" }, labelled("direction", direction), labelled("outcome", outcome), labelled("search", search)), told,
     make("table", { class: "cards" }, make("thead", {}, make("tr", {}, ["query", ...data.files.map((file) => file.label)].map((text) => make("th", { scope: "col" }, text)))), rows), pager);
   refresh();
 
   // On top: how many queries each file gained and lost, leading to them.
   const lines = Object.entries(WAYS).flatMap(([way, words]) => data.files.slice(1).map((file, n) => {
-    const link = (kind, word) => make("button", { type: "button", class: "plain", onclick: () => parts.filterQueries(way, `${kind} ${n + 1}`) },
-      `${data.queries[way].filter((query) => parts.changed(kind, n + 1, query)).length} queries ${word}`);
-    return make("li", {}, `${words}, ${file.label} against ${data.files[0].label}: `, link("gained", "gained"), " and ", link("lost", "lost"), ".");
+    const link = (kind) => {
+      const count = data.queries[way].filter((query) => parts.changed(kind, n + 1, query)).length;
+      return make("button", { type: "button", class: "plain", onclick: () => parts.filterQueries(way, `${kind} ${n + 1}`) }, `${count} ${count === 1 ? "query" : "queries"} ${kind}`);
+    };
+    return make("li", {}, `${words}, ${file.label} against ${data.files[0].label}: `, link("gained"), " and ", link("lost"), ".");
   }));
   body("verdict").prepend(make("ul", { class: "notes", id: "became" }, lines));
 }

@@ -4,11 +4,12 @@
   const WIDTH = 150, less = (metric) => data.less.includes(metric.split(" ").at(-1));
   const into = body("verdict");
 
-  // The losses by epoch of the training beside the checkpoint.
+  // The losses by epoch of the training beside the checkpoint, of all files on one scale.
+  const highest = Math.max(...data.files.flatMap(({ curves }) => (curves ? [...curves.train_loss, ...curves.val_loss] : [])));
   parts.curves = ({ curves, label }) => {
     if (!curves) return null;
     const { epoch, train_loss, val_loss, best } = curves, WIDE = 420, HIGH = 170, LEFT = 56, LOW = 36;
-    const marks = ticks(Math.max(...train_loss, ...val_loss)), top = marks.at(-1), last = Math.max(...epoch), first = Math.min(...epoch);
+    const marks = ticks(highest), top = marks.at(-1), last = Math.max(...epoch), first = Math.min(...epoch);
     const x = (value) => LEFT + (last === first ? 0.5 : (value - first) / (last - first)) * (WIDE - LEFT - 16), y = (value) => HIGH - LOW - value / top * (HIGH - LOW - 10);
     const picture = draw("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, width: WIDE, role: "img",
       "aria-label": `Losses of ${label} by epoch, training and validation; the best is epoch ${best}` });
@@ -36,7 +37,7 @@
     const skipped = Object.entries(file.skipped).map(([reason, entry]) => `${entry.count} ${reason}`);
     const files = Object.entries(file.skipped_files).map(([reason, entry]) => `${entry.count} files ${reason}`);
     const facts = [
-      ["file", file.path], ["command", file.command && make("code", {}, file.command)], ["when", file.time],
+      ["file", file.path], ["command", file.command && make("code", {}, file.command.split(" ").flatMap((word) => [make("span", { class: "word" }, word), " "]))], ["when", file.time],
       ["model", file.clap_model], ["projection", file.projection_checkpoint],
       ["similarity", file.similarity && file.similarity + (file.c ? `, c = ${file.c} (squared radius of the ball)` : "")],
       ["dimensions", file.output_dim], ["epoch", file.epoch], ["trained with", file.training], ["prompt", file.prompt],
@@ -87,7 +88,7 @@
         cell ? figure(cell.value) + (cell.source === "recomputed" ? " r" : "") : "–")),
       row.differences.map((entry, f) => difference(content.rows, row, entry, `${others[f]} − ${base}`))));
     const columns = ["metric", ...content.files, ...others.map((other) => `${other} − ${base}`)];
-    return scrolling(content.title, make("table", { class: "cards quiet" }, make("caption", {}, content.title),
+    return scrolling(content.title, make("table", { class: "cards quiet", "aria-label": content.title },
       make("thead", {}, make("tr", {}, columns.map((name, i) =>
         make("th", { scope: "col", class: i > 0 && i <= content.files.length ? "number" : "" }, name)))),
       make("tbody", {}, rows)));

@@ -66,7 +66,7 @@
     make("tbody", {}, rows)));
   }
 
-  if (!data.tree_name) { // without a tree nothing lies above a class
+  if (!climbs) { // nothing lies above a class
     document.getElementById("way").remove();
     document.querySelector('nav a[href="#way"]').remove();
   } else if (traversals.length) {
