@@ -15,7 +15,7 @@ import torch
 
 from hyperbolic import Similarity
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.hierarchy import BLOCK_CLIPS, ClassTree, most_specific, sums_over_labels
+from hyperbolic_clap.metrics.hierarchy import BLOCK_CLIPS, ClassTree, sums_over_labels
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.weighted import ratio
 
@@ -54,10 +54,9 @@ def ancestors_in_order(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, 
     found = np.zeros((len(met), 2), int)
     for start in range(0, len(met), BLOCK_CLIPS):
         rows = slice(start, start + BLOCK_CLIPS)
-        special = most_specific(targets[rows], classes)
-        wanted = sums_over_labels(special, classes.above) > 0
+        wanted = sums_over_labels(targets[rows], classes.above) > 0
         found[rows, 0] = longest_runs(met[rows], np.take_along_axis(wanted, met[rows], axis=1), above)
-        found[rows, 1] = np.where(special, height, 0).max(axis=1, initial=0)
+        found[rows, 1] = np.where(targets[rows], height, 0).max(axis=1, initial=0)
     return found
 
 

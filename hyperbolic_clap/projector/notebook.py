@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from hyperbolic_clap.embedding.given import Origin
 from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.projector.blocks import project
@@ -46,9 +46,8 @@ class LoadedProjector:
     def __init__(self, projector: Projector):
         content, self._projector, self._told = projector.content, projector, False
         self.classes: list[str] | None = projector.classes
-        base = SimpleNamespace(**{name: content[f"clap_{name}"] for name in ("model", "sha256")})
-        base.name, base.embed_dim = base.model, content["embed_dim"]
-        self.settings: dict = projector.describe(base, content["prompt"]) | {
+        origin = Origin(content["clap_model"], content["clap_sha256"], content["embed_dim"])
+        self.settings: dict = projector.describe(origin, content["prompt"]) | {
             "embed_dim": content["embed_dim"],
             "prompts": content["prompt"].split("\n"),
             "logit_scale": projector.logit_scale_value,
