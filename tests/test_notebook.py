@@ -1,11 +1,14 @@
-"""What a notebook imports: load and Encoder give the scripts' vectors, similarities and probabilities."""
+"""What a notebook imports gives the scripts' numbers; the page about it and the stored notebook run."""
 
 import json
+import os
+import re
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, flac, script, tone, tone_rows, write_rows
+from conftest import ROOT, TINY, flac, script, tone, tone_rows, write_rows
 
 from CLAP import Encoder
 from hyperbolic import expmap0
@@ -20,10 +23,10 @@ def home(tmp_path_factory):
     """Three trained projectors, one of them exported, and three sound files."""
     home = tmp_path_factory.mktemp("notebook")
     write_rows(home / "data", tone_rows(12))
-    common = ("--parquet-dir", home / "data", "--cache-dir", home / "cache", "--epochs", "2", "--output-dim", "8")
+    common = ("--parquet-dir", home / "data", "--cache-dir", home / "hyperbolic_clap")
     kinds = {"hyperbolic": (), "cosine": ("--similarity", "cosine"), "prototypes": ("--prototypes", "0.3")}
     for name, flags in kinds.items():
-        script("train_hyperbolic_clap.py", *common, *flags, "--output-dir", home / name)
+        script("train_hyperbolic_clap.py", *common, "--epochs", "2", "--output-dim", "8", *flags, "--output-dir", home / name)
     exported.write(home / "exported", checkpoints.load(home / "hyperbolic"), "laion/x")
     for i in range(3):
         (home / f"{i}.flac").write_bytes(flac(tone(200 * (i + 1), 11 * i + 2, 22_050), 22_050))  # one to three windows
@@ -32,7 +35,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(home):
-    return Encoder(TINY, "cpu", cache_dir=home / "cache")
+    return Encoder(TINY, "cpu", cache_dir=home / "hyperbolic_clap")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_a_file_that_cannot_be_used_is_named(home, encoder):
 def test_similarity_and_probability_are_those_of_tag_sounds(home, encoder, vectors, name):
     """One probability and one calibration: of the tagger and of a notebook, from every form of a projector."""
     flags = [] if name == "cosine" else ["--use-hyperbolic"]
-    flags += ["--projection-checkpoint", home / name, "--cache-dir", home / "cache", "--top-k", "1000"]
+    flags += ["--projection-checkpoint", home / name, "--cache-dir", home / "hyperbolic_clap", "--top-k", "1000"]
     files = [home / f"{i}.flac" for i in range(3)]
     done = script("tag_sounds.py", *files, *flags, "--output-json", home / "tags.json")
     assert ("has no calibration" in done.stdout) == (name == "prototypes")
@@ -174,3 +177,58 @@ def test_an_id_of_modelscope_is_loaded(home, monkeypatch, tmp_path, vectors):
     (tmp_path / "models" / "me").mkdir(parents=True)
     (tmp_path / "models" / "me" / "projector").symlink_to(home / "exported")
     assert np.array_equal(load("me/projector").text(vectors[1]), load(home / "hyperbolic").text(vectors[1]))
+
+
+@pytest.fixture
+def demo(home, tmp_path, monkeypatch):
+    """A folder as `make demo` leaves it, with smaller data, and the cache that knows the class texts."""
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    matplotlib.use("agg")
+    (tmp_path / "demo" / "out").mkdir(parents=True)
+    (tmp_path / "CLAP").mkdir()
+    os.symlink(TINY, tmp_path / "CLAP" / "tiny")
+    os.symlink(home / "hyperbolic", tmp_path / "demo" / "out" / "checkpoints")
+    write_rows(tmp_path / "demo" / "data" / "eval", tone_rows(12))
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(home))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+def test_the_page_runs(demo):
+    """Block after block in one namespace, as somebody types them; its distances are what it says of them."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 5 and names["probability"].shape == (3, 527) and (demo / "disk.png").stat().st_size > 5000
+    true = names["tangent_pairwise_distance"](names["x"].double(), names["y"].double(), names["c"]).diagonal()
+    assert names["exact"].tolist() == pytest.approx(true.tolist(), rel=1e-6)
+    assert (names["ball"] < true - 20).all()
+
+
+NOTEBOOK = ROOT / "demo" / "quickstart.ipynb"
+
+
+def test_the_cells_of_the_notebook_run(demo, monkeypatch):
+    monkeypatch.chdir(demo / "demo")
+    names: dict = {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["probability"].shape == (12, 527) and len(names["axes"].texts) == 3
+    assert len(list((demo / "demo" / "out" / "sounds").iterdir())) == 12
+
+
+def test_the_notebook_holds_its_outputs_and_nothing_of_a_machine():
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    code = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    kinds = [{kind for output in cell["outputs"] for kind in output.get("data", {"": 0})} for cell in code]
+    assert not kinds[0] and all(kinds[1:]) and "text/html" in kinds[-2] and "image/png" in kinds[-1]
+    assert NOTEBOOK.stat().st_size < 300 * 1024 and "stderr" not in text
+    assert not re.search(r"/(home|root|tmp|work|Users|opt|mnt)/|[A-Z]:\\\\", text)
