@@ -23,10 +23,11 @@ def home(tmp_path_factory):
     """Three trained projectors, one of them exported, and three sound files."""
     home = tmp_path_factory.mktemp("notebook")
     write_rows(home / "data", tone_rows(12))
-    common = ("--parquet-dir", home / "data", "--cache-dir", home / "hyperbolic_clap")
+    common = ["--parquet-dir", home / "data", "--cache-dir", home / "hyperbolic_clap"]
+    common += ["--epochs", "2", "--output-dim", "8"]
     kinds = {"hyperbolic": (), "cosine": ("--similarity", "cosine"), "prototypes": ("--prototypes", "0.3")}
     for name, flags in kinds.items():
-        script("train_hyperbolic_clap.py", *common, "--epochs", "2", "--output-dim", "8", *flags, "--output-dir", home / name)
+        script("train_hyperbolic_clap.py", *common, *flags, "--output-dir", home / name)
     exported.write(home / "exported", checkpoints.load(home / "hyperbolic"), "laion/x")
     for i in range(3):
         (home / f"{i}.flac").write_bytes(flac(tone(200 * (i + 1), 11 * i + 2, 22_050), 22_050))  # one to three windows
@@ -66,6 +67,7 @@ def test_files_have_the_vectors_of_the_model_to_the_bit(home, vectors, encoder):
 def test_one_path_or_text_is_a_list_of_one_and_none_is_none(home, encoder, vectors):
     assert np.array_equal(encoder.encode_files(str(home / "0.flac")), vectors[0][:1])
     assert np.array_equal(encoder.encode_texts("a"), vectors[1][:1])
+    assert repr(encoder).startswith("<CLAP encoder ") and repr(encoder).endswith("tiny on cpu, 512 dimensions>")
     assert encoder.encode_files([]).shape == encoder.encode_texts([]).shape == (0, 512)
 
 
@@ -145,7 +147,7 @@ def test_other_lengths_are_scaled_and_said_once(home, vectors, caplog):
     ("what", "bad", "says"),
     [
         ("audio", np.ones((3, 256), np.float32), r"audio takes vectors of shape \(N, 512\), got \(3, 256\)"),
-        ("text", np.ones(512), r"text takes vectors of shape \(N, 512\), got \(512,\)"),
+        ("text", np.ones(512), r"text takes vectors of shape \(N, 512\), got \(512,\); one vector is v\[None\]"),
         ("audio", np.ones((3, 512), int), "audio takes floats, got torch.int64"),
         ("audio", np.full((2, 512), np.nan), "audio takes finite values, got NaN"),
         ("text", np.eye(2, 512, 1) * [[1], [0]], "text takes vectors with a direction, but row 1 is all zeros"),
@@ -156,6 +158,26 @@ def test_other_lengths_are_scaled_and_said_once(home, vectors, caplog):
 def test_what_cannot_be_compared_is_one_sentence(home, what, bad, says):
     with pytest.raises(UserError, match=says):
         getattr(load(home / "hyperbolic"), what)(bad)
+
+
+def test_embeddings_are_no_vectors_to_compare(home, vectors, tmp_path):
+    """Of a projector that keeps the width, only their lengths tell them apart from what audio and text give."""
+    content = checkpoints.load(home / "hyperbolic")
+    state = {**content["projection_state_dict"], "linear.weight": torch.eye(512), "linear.bias": torch.zeros(512)}
+    state["linear.weight"] *= torch.linspace(0.5, 1.5, 512)
+    checkpoints.save(tmp_path / "wide.pth", content | {"projection_state_dict": state, "output_dim": 512})
+    projector, (sounds, texts) = load(tmp_path / "wide.pth"), vectors
+    a, t = projector.audio(sounds), projector.text(texts)
+    for pair in ((sounds, texts), (a, texts), (sounds, t)):
+        with pytest.raises(UserError, match="takes what audio and text give, got embeddings of length 1$"):
+            projector.similarity(*pair)
+    assert np.array_equal(projector.similarity(a, t)[:1], projector.similarity(a[:1], t))
+
+
+def test_no_row_gives_no_row(home):
+    projector, none = load(home / "hyperbolic"), np.empty((0, 512), np.float32)
+    assert projector.audio(none).shape == projector.text(none).shape == (0, 8)
+    assert projector.similarity(projector.audio(none), projector.text(none)).shape == (0, 0)
 
 
 def test_what_cannot_be_loaded_is_one_sentence(home, encoder):

@@ -37,6 +37,9 @@ class Encoder:
         encoder = self._embedder.encoder
         self.name, self.sha256, self.embed_dim = encoder.name, encoder.sha256, encoder.embed_dim
 
+    def __repr__(self) -> str:
+        return f"<CLAP encoder {self.name} on {self._embedder.encoder.device}, {self.embed_dim} dimensions>"
+
     def encode_files(self, paths: Sequence[str | PathLike]) -> np.ndarray:
         """Sound files -> (N, D) float32 unit vectors, a row for each in their order.
 

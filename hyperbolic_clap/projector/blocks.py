@@ -11,6 +11,6 @@ BLOCK = 1 << 15  # clips projected at a time
 
 def project(projector: Projector, embeddings: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
     """(N, embed_dim) audio embeddings -> the (N, D) vectors that are compared, made in blocks."""
-    if not projector.trained:
+    if not projector.trained or len(embeddings) <= block:
         return projector.audio(embeddings)
     return torch.cat([projector.audio(embeddings[start : start + block]) for start in range(0, len(embeddings), block)])

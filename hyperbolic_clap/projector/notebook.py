@@ -84,6 +84,8 @@ class LoadedProjector:
         width = self.settings["output_dim"]
         audio, text = (_checked(x, width, f"similarity ({of})") for x, of in ((a, "audio"), (t, "text")))
         device, projector = self._projector.device, self._projector
+        if abs(projector.content["audio_radius"] - 1) > TOLD and (_are_units(audio) or _are_units(text)):
+            raise UserError("similarity takes what audio and text give, got embeddings of length 1")
         result = projector.compare(audio.to(device), text.to(device))
         if projector.prototypes:
             if embeddings is None or names is None:
@@ -148,8 +150,14 @@ def _checked(vectors, width: int, what: str) -> torch.Tensor:
     """Vectors of one width as a float32 tensor; UserError for others."""
     tensor = _floats(vectors, what)
     if tensor.ndim != 2 or tensor.shape[1] != width:
-        raise UserError(f"{what} takes vectors of shape (N, {width}), got {tuple(tensor.shape)}")
+        hint = "; one vector is v[None]" if tensor.ndim == 1 else ""
+        raise UserError(f"{what} takes vectors of shape (N, {width}), got {tuple(tensor.shape)}{hint}")
     return tensor
+
+
+def _are_units(vectors: torch.Tensor) -> bool:
+    """Whether all rows have length 1, as no projector makes them but one of that radius."""
+    return len(vectors) > 0 and bool(((vectors.double().norm(dim=1) - 1).abs() <= EXACT).all())
 
 
 def _like(given: Vectors, result: torch.Tensor) -> Vectors:
