@@ -265,7 +265,7 @@ CHANGE_NOTHING: dict[tuple[str, str], str] = {}
 
 
 def made_by_tool(room: str, count: int) -> list[Mutant]:
-    """The first `count` of a room's mutants in a random order that stays; not those that change a type or a text."""
+    """The first `count` lines of a room in a random order that stays, one mutant of each; none of a type or a text."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -283,14 +283,17 @@ def made_by_tool(room: str, count: int) -> list[Mutant]:
                 known += [(place, file, source, name, i) for i, (start, _) in enumerate(found)
                           if not function or any(a <= start[0] <= b for a, b in lines)]  # fmt: skip
     random.Random(0).shuffle(known)
-    made = []
+    made: list[Mutant] = []
+    lines_of: set[tuple[str, str]] = set()  # one mutant of a line, since ten of one path say no more
     for place, file, old, name, i in known:
         if len(made) == count:
             break
         new = mutate_code(old, get_operator(name)(), i)
         if new and bare(new) != bare(old):
-            line = next(a for a, b in zip(old.split("\n"), new.split("\n"), strict=False) if a != b)
-            made.append(Mutant(room, file, old, new, ROOMS[room][place], CHANGE_NOTHING.get((file, line.strip()), "")))
+            line = next(a.strip() for a, b in zip(old.split("\n"), new.split("\n"), strict=False) if a != b)
+            if (file, line) not in lines_of:
+                lines_of.add((file, line))
+                made.append(Mutant(room, file, old, new, ROOMS[room][place], CHANGE_NOTHING.get((file, line), "")))
     return made
 
 
