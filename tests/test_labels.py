@@ -213,6 +213,18 @@ def test_class_list_that_cannot_be_read(tmp_path):
             ClassList.read(path)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_two_names_or_more_are_a_class_list(count):
+    names = ["b", "a", "c"][:count]
+    if count == 1:
+        with pytest.raises(UserError, match="'b' is one name; give two or more"):
+            ClassList.of(names)
+        return
+    assert ClassList.of(names).names == names
+    with pytest.raises(UserError, match="holds the name 'b' twice"):
+        ClassList.of([*names, " B"])
+
+
 def test_class_list_is_in_the_order_of_its_indices(tmp_path):
     path = tmp_path / "classes.json"
     path.write_text('\ufeff{"Cat": 7, "Dog,bark": 2}', encoding="utf-8")
