@@ -26,7 +26,7 @@ from pathlib import Path
 
 import geometry_runs
 from geometry_runs import SEEDS, best, command_line, four, open_data, pool, write_csv
-from geometry_search import SIDES, score, trials
+from geometry_search import SIDES, trials
 from hierarchy_runs import Tree, drawn, head_of, ranked, scores_of
 from hierarchy_table import HEADER, table
 
@@ -114,7 +114,7 @@ def train(settings, weight: float, half: bool):
         return None, 0.0
     with torch.no_grad():
         seen = head.module(data.train.audio[split[1]], data.text).numpy()
-    return head, score(four(seen, data.train.targets[split[1]].numpy()))
+    return head, float(four(seen, data.train.targets[split[1]].numpy()).mean())
 
 
 def figures(settings, weight: float = 0.0, half: bool = False) -> dict:
