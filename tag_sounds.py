@@ -69,7 +69,7 @@ def parser() -> Parser:
     add("--window", type=positive, default=2.0, help="seconds heard at a time, up to 10 (default: 2.0)")
     add("--hop", type=positive, default=1.0, help="seconds from one window to the next (default: 1.0)")
     add("--threshold", type=fraction, default=None, help="the least probability of a timeline's label (default: of "
-        "each class what gave a precision of 0.8 on the projector's validation clips, 0.5 without enough of them)")
+        "each class what gave a precision of 0.8 on the projector's validation clips; of all where these are too few)")
     add("--background", type=class_name, action="append", default=[], metavar="TEXT", help="a text that competes with "
         "a timeline's classes and is not reported, as 'a quiet room'; several times")
     add("--no-gate", action="store_true", help="label also what is no louder than the recording's own floor")

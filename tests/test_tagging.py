@@ -133,6 +133,8 @@ def test_thresholds_by_hand():
     # Precision 3/3, 3/4, 4/5, 5/6 down to 0.4: from there on 0.8 is not reached again.
     few, never = right & (values > 0.6), ~right & (values < 0.75)
     assert thresholds(np.stack([values] * 3, 1), np.stack([right, few, never], 1)) == [0.4, None, None]
+    four = np.array([1, 1, 1, 0, 1, 0, 0, 0], bool)  # 4 of 5 are as many as it takes
+    assert thresholds(values[:, None], four[:, None]) == [0.5]
     assert thresholds(np.full((8, 1), 0.5), right[:, None]) == [None]  # all or none: 5 of 8
 
 
@@ -140,21 +142,23 @@ def test_thresholds_of_the_validation_clips_are_used(trained, tmp_path):
     home, flags = trained
     content = torch.load(flags[-1], weights_only=True)
     assert content["thresholds"]["precision"] == 0.8
-    content["thresholds"]["by_class"] = {"Speech": 1e-6}
+    content["thresholds"] |= {"by_class": {"Speech": 1e-6}, "others": 0.75}
     torch.save(content, tmp_path / "own.pth")
     soundfile.write(tmp_path / "a.wav", tone(300, 3.0), 16_000)
     shared = (tmp_path / "a.wav", *flags[:-1], tmp_path / "own.pth", "--timeline", "--output-dir", tmp_path / "labels",
               "--output-json", tmp_path / "t.json")  # fmt: skip
     done = script("tag_sounds.py", *shared)
-    assert "0.8 on validation clips for 1 of 527 classes; 0.5 for the other 526" in done.stdout
+    assert "0.8 on validation clips for 1 of 527 classes; 0.75 for the other 526" in done.stdout
     told = json.loads((tmp_path / "t.json").read_text())
     assert "Speech" in {label["classname"] for label in told["files"][0]["timeline"]}
-    assert told["model_info"]["thresholds"]["Speech"] == 1e-6 and told["files"][0]["gate"]["windows"] == 2
+    assert {name: told["model_info"]["thresholds"][name] for name in ("Speech", "Music")} == {
+        "Speech": 1e-6, "Music": 0.75}  # fmt: skip
+    assert told["files"][0]["gate"]["windows"] == 2
     script("tag_sounds.py", *shared, "--threshold", "0.9")
     assert json.loads((tmp_path / "t.json").read_text())["model_info"]["thresholds"]["Speech"] == 0.9
-    content["thresholds"] = {"by_class": {"Speech": 2.0}}
-    torch.save(content, tmp_path / "own.pth")
-    assert "no numbers from 0 to 1 by class" in script("tag_sounds.py", *shared, check=False).stderr
+    for wrong in ({"by_class": {"Speech": 2.0}}, {"by_class": {}, "others": 2.0}):
+        torch.save(content | {"thresholds": wrong}, tmp_path / "own.pth")
+        assert "no numbers from 0 to 1 by class" in script("tag_sounds.py", *shared, check=False).stderr
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("silence", 4), ("noise", 3600), ("second", 1)])

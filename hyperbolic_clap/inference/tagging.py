@@ -74,9 +74,15 @@ class Tagger:
         ]
 
     def thresholds(self, given: float | None) -> np.ndarray:
-        """(M,) least probabilities of a timeline: the one given, or the projector's own by class, else THRESHOLD."""
+        """(M,) least probabilities of a timeline: the one given, or the projector's own by class, else that of all."""
         own = self.projector.thresholds.get("by_class", {}) if given is None else {}
-        return np.array([own.get(name, THRESHOLD if given is None else given) for name in self.names])
+        return np.array([own.get(name, self._others if given is None else given) for name in self.names])
+
+    @property
+    def _others(self) -> float:
+        """The threshold of a class that has none of its own."""
+        found = self.projector.thresholds.get("others")
+        return THRESHOLD if found is None else found
 
     def tell_thresholds(self, given: float | None) -> str:
         """Where they come from, in one line of the log."""
@@ -84,9 +90,9 @@ class Tagger:
             return f"{given:g} for every class"
         own = self.projector.thresholds
         known = sum(name in own.get("by_class", {}) for name in self.names)
-        if not known:
+        if not known and own.get("others") is None:
             return f"{THRESHOLD:g} for every class, since the projector has none of its own for them"
-        rest = f"; {THRESHOLD:g} for the other {len(self.names) - known}" if known < len(self.names) else ""
+        rest = f"; {self._others:.3g} for the other {len(self.names) - known}" if known < len(self.names) else ""
         return f"a precision of {own['precision']:g} on validation clips for {known} of {len(self.names)} classes{rest}"
 
     def timeline(self, path: Path, config: TimelineConfig) -> tuple[list[dict], dict, list[str]]:

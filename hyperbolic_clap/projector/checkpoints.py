@@ -129,9 +129,10 @@ def _check(which: str, content) -> None:
         refuse("has a calibration without the numbers slope and shift")
     if not_finite(scaling):
         refuse("has a calibration that is not finite")
-    own = content.get("thresholds", {"by_class": {}})
-    own = own.get("by_class") if isinstance(own, dict) else None
-    if not isinstance(own, dict) or not all(type(x) is float and 0 <= x <= 1 for x in own.values()):
+    known = content.get("thresholds", {"by_class": {}})
+    own = known.get("by_class") if isinstance(known, dict) else None
+    values = [*own.values(), known.get("others") or 0.5] if isinstance(own, dict) else [None]
+    if not all(type(x) is float and 0 <= x <= 1 for x in values):
         refuse("has thresholds that are no numbers from 0 to 1 by class")
     made = content["base_c"] * float(state["log_c_change"].double().exp())
     if not math.isclose(made, content["c"], rel_tol=1e-6):

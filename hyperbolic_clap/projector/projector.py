@@ -66,7 +66,7 @@ class Projector:
 
     @property
     def thresholds(self) -> dict:
-        """precision, clips and by_class of training/calibration.py; {} without, as in checkpoints older than it."""
+        """precision, clips, by_class and others of training/calibration.py; {} in checkpoints older than it."""
         return self.content.get("thresholds", {})
 
     def probability(self, similarity: np.ndarray, calibrated: bool = True) -> np.ndarray:

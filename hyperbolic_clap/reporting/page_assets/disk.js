@@ -72,7 +72,7 @@
       outcomes.forEach((outcome) => { outcome.hidden = !byTree(); });
       if (byTree()) {
         figures.textContent = `The nodes of ${data.tree_name} where their hyperbolic distances come nearest to the path lengths, whatever any model says: they are off by `
-          + `${(100 * tree.error).toFixed(1)} % on average, the same fit in the flat plane by ${(100 * tree.flat_error).toFixed(1)} %. A clip lies at the hyperbolic mean of its five best classes`
+          + `${(100 * tree.error).toFixed(1)} % on average, the same fit in the flat plane by ${(100 * tree.flat_error).toFixed(1)} %. A node of several parents hangs below the first. A clip lies at the hyperbolic mean of its five best classes`
           + ", weighted by their probabilities where there are any.";
         return;
       }
