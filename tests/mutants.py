@@ -233,7 +233,7 @@ MUTANTS = [Mutant(*line) for line in (
     ("training", f"{H}/training/calibration.py", "thresholds(scaled, targets)",
      "thresholds(1 / (1 + np.exp(-logits)), targets)", CHOICES),
     ("training", f"{H}/training/calibration.py", "precision >= PRECISION", "precision > PRECISION", CHOICES),
-    ("training", f"{H}/training/calibration.py", "right.sum() >= LEAST", "right.sum() > LEAST", CHOICES),
+    ("training", f"{H}/training/calibration.py", "enough + 1 >= LEAST", "enough + 1 > LEAST", CHOICES),
     ("training", f"{H}/training/calibration.py", "np.append(np.diff(values[order]) < 0, True)",
      "np.ones(len(order), bool)", CHOICES),
     ("training", f"{H}/training/calibration.py", "enough[-1]", "enough[0]", CHOICES),
