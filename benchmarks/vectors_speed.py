@@ -15,7 +15,7 @@ from material import ROOT, machine, parse, run_script
 
 TINY = ROOT / "CLAP" / "tiny"
 MARKS = "<!-- vectors.csv -->", "<!-- end of vectors.csv -->"
-HEADER = ["what", "seconds", "MB read or written"]
+HEADER = ["what", "seconds", "MB of the folder"]
 
 
 def megabytes(*paths: Path) -> str:
