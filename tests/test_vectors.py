@@ -405,3 +405,33 @@ def test_vectors_that_are_none_are_refused(recipes, tmp_path):
         done = here("demo/vectors_to_parquet.py", "--vectors", tmp_path / name, "--csv", recipes / "labels.csv",
                     "--output-dir", tmp_path / "out", check=False)  # fmt: skip
         assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_rotation_must_be_learned(tmp_path):
+    """Vectors are their class's text but for a rotation and noise: cosine is at chance, a trained projector is not."""
+    draw, count = np.random.default_rng(3), 12
+    text = draw.normal(size=(count, 64))
+    rotation = np.linalg.qr(draw.normal(size=(64, 64)))[0]
+    names = [f"Class {i}" for i in range(count)]
+    np.savez(tmp_path / "texts.npz", names=np.array(names), embeddings=text, model="none")
+    for folder, clips in (("train", 240), ("test", 120)):
+        of = np.arange(clips) % count
+        vectors = text[of] @ rotation.T + 0.3 * draw.normal(size=(clips, 64))
+        table = {"video_id": [f"{folder}{i}" for i in range(clips)], "human_labels": [[names[i]] for i in of],
+                 "embedding": vectors.tolist()}  # fmt: skip
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table(table).replace_schema_metadata({"model": "none"}), tmp_path / folder / "00.parquet")
+    assert ((vectors @ rotation @ text.T).argmax(axis=1) == of).mean() == 1
+    shared = ("--text-embeddings", tmp_path / "texts.npz")
+    train = ("--parquet-dir", tmp_path / "train", *shared, "--learning-rate", 1e-3, "--epochs", 30)
+    found = {}
+    for similarity in (None, "cosine", "hyperbolic"):
+        trained = ()
+        if similarity:
+            trained = ("--projection-checkpoint", tmp_path / similarity)
+            script("train_hyperbolic_clap.py", *train, "--similarity", similarity, "--output-dir", trained[1])
+            trained += ("--use-hyperbolic",) * (similarity == "hyperbolic")
+        script("test_clap_modelscope.py", "--parquet-dir", tmp_path / "test", *shared, *trained, "--num-samples", 120,
+               "--output-json", tmp_path / "out.json")  # fmt: skip
+        found[similarity] = json.loads((tmp_path / "out.json").read_text())["metrics"]["acc@1"]
+    assert found[None] < 3 / count and min(found["cosine"], found["hyperbolic"]) > 0.95, found
