@@ -116,9 +116,7 @@ def test_the_three_distances_agree_with_each_other_and_their_formulas(dtype, c):
     x, y = x.double(), y.double()
     inner = radius * (x - y).norm(dim=1) / ((c - x.square().sum(1)) * (c - y.square().sum(1))).sqrt()
     close(distance(x.to(dtype), y.to(dtype), c), 2 * radius * inner.asinh(), TOLERANCE[dtype])
-    nickel = (
-        1 + 2 * (x - y).square().sum(1) / c / (1 - x.square().sum(1) / c) / (1 - y.square().sum(1) / c)
-    ).acosh()
+    nickel = (1 + 2 * (x - y).square().sum(1) / c / (1 - x.square().sum(1) / c) / (1 - y.square().sum(1) / c)).acosh()
     close(distance(x.to(dtype), y.to(dtype), c), radius * nickel, TOLERANCE[dtype])
     close(tangent_pairwise_distance(u, v, c).diagonal(), chord(u.double(), v.double(), c), TOLERANCE[dtype])
     similarity = hyperbolic_similarity(u, v, c, 0.5)
@@ -195,9 +193,7 @@ def test_parity_with_lorentz(c):
 
 
 @curvatures
-@pytest.mark.parametrize(
-    ("dim", "norm"), [(d, n) for d in (2, 512) for n in (0.01, 0.5, 2.0, 9.0, 50.0, 170.0)]
-)
+@pytest.mark.parametrize(("dim", "norm"), [(d, n) for d in (2, 512) for n in (0.01, 0.5, 2.0, 9.0, 50.0, 170.0)])
 def test_accuracy(c, dim, norm):
     radius = c**0.5
     u = vectors(2, dim, norm * radius, torch.float32, seed=14)
@@ -223,9 +219,7 @@ def test_accuracy_of_near_identical_pairs(dim, separation, scale):
     if torch.equal(u, v):
         assert actual == 0
     # float64 shows the algorithm without the rounding of its result
-    assert (
-        abs(tangent_pairwise_distance(u.double(), v.double(), 1.0).item() - wanted) <= 1e-7 * wanted + 1e-20
-    )
+    assert abs(tangent_pairwise_distance(u.double(), v.double(), 1.0).item() - wanted) <= 1e-7 * wanted + 1e-20
 
 
 @pytest.mark.parametrize("norm", [200.0, 400.0, 1e3, 1e4, 1e30])
@@ -269,14 +263,10 @@ def test_points_on_and_over_the_boundary(dtype):
         gradients = torch.autograd.grad(result.sum(), [x, y], allow_unused=True)
         assert all(g.isfinite().all() for g in gradients if g is not None)
     assert (pairwise_distance(x, x, 1.0).diagonal() == 0).all()
-    inside = torch.tensor(
-        [[1 - 1e-12, 0]], dtype=torch.float64
-    )  # points inside are exact up to the last digits
+    inside = torch.tensor([[1 - 1e-12, 0]], dtype=torch.float64)  # points inside are exact up to the last digits
     wanted = [float(2 * mpmath.atanh(inside[0, 0].item()))]
     assert distance(inside, torch.zeros_like(inside), 1.0).tolist() == pytest.approx(wanted, rel=1e-5)
-    assert pairwise_distance(inside, torch.zeros_like(inside), 1.0)[0].tolist() == pytest.approx(
-        wanted, rel=1e-5
-    )
+    assert pairwise_distance(inside, torch.zeros_like(inside), 1.0)[0].tolist() == pytest.approx(wanted, rel=1e-5)
     saturated = expmap0(vectors(5, 3, 50.0, dtype), 1.0)
     assert pairwise_distance(saturated, saturated, 1.0).isfinite().all()
     assert distance(saturated, saturated.flip(0), 1.0).isfinite().all()
@@ -337,9 +327,7 @@ def test_gradients(name, dim, c):
             assert (got - want).norm() <= 1e-5 * want.norm() + least
 
 
-@pytest.mark.parametrize(
-    ("norm", "separation"), [(20, 1e-3), (20, 1e-6), (50, 1e-6), (160, 1e-3), (0.01, 1e-6)]
-)
+@pytest.mark.parametrize(("norm", "separation"), [(20, 1e-3), (20, 1e-6), (50, 1e-6), (160, 1e-3), (0.01, 1e-6)])
 def test_gradients_of_near_pairs_far_out(norm, separation):
     """Against mpmath, as no plain float64 formula is right there."""
     u = torch.tensor([[norm * math.cos(1.0), norm * math.sin(1.0)]]).float()
@@ -425,6 +413,17 @@ def test_nearly_equal_rows_far_out(dtype):
         assert abs(found[2] - float(slopes[2][0])) <= 1e-8 * abs(float(slopes[2][0])) + 1e-14 * terms
 
 
+@pytest.mark.parametrize("narrow", [0, 1])
+def test_a_gradient_is_fitted_to_its_own_type_beside_a_wider_one(narrow):
+    """1e42 across, as float64 holds it: beyond float32, where the direction is what is left of it."""
+    types = [torch.float32 if i == narrow else torch.float64 for i in range(2)]
+    sides = [torch.tensor([[0, 3.0, 0 if kind == torch.float32 else 1e-60]], dtype=kind) for kind in types]
+    found = gradients(tangent_pairwise_distance, *sides, torch.tensor(0.0036, dtype=torch.float64))[:2]
+    assert found[1 - narrow].abs().max() > 1e40 and found[narrow].abs().max() == torch.finfo(torch.float32).max
+    unit = torch.nn.functional.normalize
+    assert torch.allclose(unit(found[0].double()), -unit(found[1].double()), atol=1e-6)
+
+
 @pytest.mark.parametrize("blind", [False, True])
 def test_gradients_of_near_pairs_among_others(blind, monkeypatch):
     """A near pair takes another way to its gradient; the sum over all pairs must not show it, in any block."""
@@ -479,9 +478,7 @@ def test_identical_and_zero_vectors(norm, dtype):
 def test_gradients_are_finite_everywhere(dtype, c):
     radius = c**0.5
     norms = (1e-30, 1e-10, 1e-3, 1.0, 9.0, 20.0, 50.0, 200.0, 1e3, 1e4)
-    u = torch.cat(
-        [vectors(2, 8, n * radius, dtype, seed=23) for n in norms] + [torch.zeros(1, 8, dtype=dtype)]
-    )
+    u = torch.cat([vectors(2, 8, n * radius, dtype, seed=23) for n in norms] + [torch.zeros(1, 8, dtype=dtype)])
     v = torch.cat([u, -u, 2 * u, u * (1 + 1e-5), u.roll(1, 0)])
     scale = torch.tensor(c, dtype=dtype)
     for got in gradients(tangent_pairwise_distance, u, v, scale):
@@ -524,9 +521,7 @@ def test_blocks_do_not_show(dtype, monkeypatch):
         monkeypatch.setattr(hyperbolic, "BLOCK", block)
         assert torch.equal(tangent_pairwise_distance(u, v, 1.0), whole)
         assert torch.equal(tangent_pairwise_distance(u.clone().requires_grad_(), v, 1.0), whole)
-        for got, want in zip(
-            gradients(tangent_pairwise_distance, u, v, torch.tensor(1.0)), tracked, strict=True
-        ):
+        for got, want in zip(gradients(tangent_pairwise_distance, u, v, torch.tensor(1.0)), tracked, strict=True):
             assert torch.equal(got, want)
 
 
@@ -560,9 +555,7 @@ hyperbolic.tangent_pairwise_distance(u, v, 1.0)
 print((peak() - before) / 1024)
 """
     root = Path(hyperbolic.__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 4 * 8000 * 527 * 4 / 2**20
 
 
@@ -650,6 +643,4 @@ def test_properties(rows, c):
     assert u.grad.isfinite().all() and v.grad.isfinite().all() and size.grad.isfinite()
     assert (u.grad - v.grad).norm() <= 1e-6 * u.grad.norm()
     x = expmap0(u.detach(), c)
-    assert (
-        x.isfinite().all() and pairwise_distance(x, x, c).isfinite().all() and logmap0(x, c).isfinite().all()
-    )
+    assert x.isfinite().all() and pairwise_distance(x, x, c).isfinite().all() and logmap0(x, c).isfinite().all()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from hyperbolic import SIMILARITIES, HyperbolicProjector, expmap0
 from hyperbolic_clap.embedding.given import Origin
 from hyperbolic_clap.metrics.calibration import fit
 from hyperbolic_clap.plumbing.config import SELECT_BY, TrainConfig
-from hyperbolic_clap.projector.exported import sha256
+from hyperbolic_clap.projector.exported import locate, sha256
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ClassList
 from hyperbolic_clap.training.calibration import calibration, thresholds
@@ -153,6 +154,16 @@ def test_each_part_of_how_vectors_are_compared_is_in_a_projector_s_hash():
     assert len({sha256(base), *(sha256(checkpoint(**other)) for other in others)}) == 1 + len(others)
     for same in ({"epoch": 4}, {"identity": {}}, {"optimizer_state_dict": {"state": {}}}):
         assert sha256(checkpoint(**same)) == sha256(base)
+
+
+@pytest.mark.parametrize(("name", "is_id"), [("lab/clap", True), ("lab/clap.v2", True), ("lab/clap-1.5", True),
+                         ("lab/clap.pth", False), ("clap", False), ("a/b/c", False), ("here/clap", False)])  # fmt: skip
+def test_what_is_an_id_of_modelscope(tmp_path, monkeypatch, name, is_id):
+    """OWNER/NAME that is no file, has no ending of a checkpoint, and no folder to lie in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr("CLAP.checkpoint.from_modelscope", lambda *_: "fetched")
+    assert locate(Path(name), "--flag") == ("fetched" if is_id else Path(name))
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
