@@ -279,6 +279,10 @@ def test_a_projector_knows_its_vectors_again(tmp_path):
     assert "was trained on the CLAP model mine, but" in said and "holds vectors of another model, x" in said
     said, _ = results_of(none, *trained)
     assert "do not both say of which model their vectors are" in said
+    wide = made(tmp_path / "d", kind=lambda rows: pa.array([[*row, 0.0] for row in rows]))
+    texts(wide / "texts.npz", np.eye(3, DIM + 1))
+    said, _ = results_of(wide, *trained, check=False)
+    assert "was trained on the CLAP model mine, but" in said and said.splitlines()[-1].startswith("error: ")
     done = script("train_hyperbolic_clap.py", "--parquet-dir", mine, *flags, "--output-dim", DIM + 1, check=False)
     assert f"--output-dim {DIM + 1} is above the {DIM} dimensions of mine" in done.stderr
 

@@ -116,6 +116,8 @@ class Projector:
             return
         name, sha256 = self.content["clap_model"], self.content["clap_sha256"]
         same = same_model(name, sha256, origin.name, origin.sha256)
+        if self.content["embed_dim"] != origin.embed_dim:
+            same = False
         texts = (of_texts or {}).get("text_file_sha256")
         if same is None and (texts is None or texts != self.content.get("text_file_sha256")):
             warn(f"{self.path} and {folder or origin.name} do not both say of which model their vectors are, so it is "
