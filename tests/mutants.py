@@ -569,6 +569,11 @@ CHANGE_NOTHING: dict[tuple[str, str], str] = {
     (f"{H}/metrics/retrieval.py",
      "ranks[some] = 1 + (row > own).sum(axis=1) + ((row == own) // (before < item[:, None])).sum(axis=1)"):
         "// of truth values is &, with a warning",
+    (f"{H}/embedding/store.py", 'keys = np.frombuffer(b"".join(keys), np.uint8).reshape(~1, 32)'):
+        "numpy takes any negative length for the one that is left",
+    (f"{H}/embedding/row_index.py",
+     "has = 2 ** (self.columns.label_counts > 0) + (self.columns.match_counts > 0)"):
+        "a row without labels would count as one with a class, and no reason asks for classes of a row without labels",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from conftest import ROOT, cached, script, tone_rows, write_rows
 
 from data import ParquetFolder
 from hyperbolic_clap.embedding import clips as embedding
-from hyperbolic_clap.embedding import store
+from hyperbolic_clap.embedding import segments, store
 from hyperbolic_clap.embedding.files import find_sounds
 from hyperbolic_clap.plumbing import file_index
 from hyperbolic_clap.plumbing.errors import RowError, UserError
@@ -66,6 +66,40 @@ def test_many_vectors_after_a_slow_start_are_one_segment(tmp_path, monkeypatch):
         assert len(list(tmp_path.rglob("*.safetensors"))) == (i + 1) // 21
     cache.flush()
     assert len(cached(tmp_path)) == 45 and len(list(tmp_path.rglob("*.safetensors"))) == 3
+
+
+def test_rows_far_apart_in_a_large_segment_are_found(tmp_path):
+    """More rows lie between them than are read at once."""
+    rng = np.random.default_rng(0)
+    keys, vectors = rng.integers(0, 256, (5000, 32), dtype=np.uint8), rng.normal(size=(5000, 3)).astype(np.float32)
+    segments.write(tmp_path / "a", "f", keys, vectors)
+    for some in (keys[[4]], keys[[7, 4321, 5]], keys[rng.permutation(5000)[:40]], keys):
+        out = np.zeros((len(some), 3), np.float32)
+        prefix = segments.key_prefixes(some)
+        order = np.argsort(prefix)
+        assert segments.Segment(tmp_path / "a", "f").find(prefix[order], order, some, out).all()
+        place = {key.tobytes(): i for i, key in enumerate(keys)}
+        assert (out == vectors[[place[key.tobytes()] for key in some]]).all()
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 8])
+def test_the_check_of_a_row_is_a_sum_of_its_words_times_odd_numbers(dim):
+    """By which segments of earlier versions are known too: of words of 8 bytes, or of 4 where there is half a one."""
+    rng = np.random.default_rng(dim)
+    keys, vectors = rng.integers(0, 256, (5, 32), dtype=np.uint8), rng.normal(size=(5, dim)).astype(np.float32)
+    for key, vector, check in zip(keys, vectors, segments.row_checks(keys, vectors).tolist(), strict=True):
+        size, content = 4 if dim % 2 else 8, vector.tobytes()
+        words = [int.from_bytes(key.tobytes()[i : i + 8], "little") for i in range(0, 32, 8)]
+        words += [int.from_bytes(content[i : i + size], "little") for i in range(0, len(content), size)]
+        assert check == sum(w * (k * 0x9E3779B97F4A7C15 % 2**64 | 1) for k, w in enumerate(words, 1)) % 2**64
+
+
+def test_the_cache_lies_where_the_system_keeps_caches(tmp_path, monkeypatch):
+    monkeypatch.setattr(store.Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert os.name == "nt" or store.default_folder() == tmp_path / ".cache" / "hyperbolic_clap"
+    monkeypatch.setenv("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", str(tmp_path / "own"))
+    assert store.default_folder() == tmp_path / "own" / "hyperbolic_clap"
 
 
 @pytest.fixture

@@ -146,6 +146,17 @@ def test_a_file_that_changed_since_it_was_looked_at_and_another_s_entry_are_not_
     assert index.get(files[0], "kind") is not None and index.get(tmp_path / "c", "kind") is None
 
 
+@pytest.mark.parametrize("now", [1, 5, 9])
+def test_a_hash_that_is_not_what_was_known_is_said(tmp_path, monkeypatch, now, caplog):
+    monkeypatch.setattr(file_index, "RACY_SECONDS", -1)
+    (tmp_path / "a").write_bytes(b"12345678")
+    assert FileIndex(tmp_path / "table").hash(tmp_path / "a", lambda _: bytes([5] * 32)) == bytes([5] * 32)
+    assert FileIndex(tmp_path / "table").hash(tmp_path / "a", lambda _: bytes([9] * 32)) == bytes([5] * 32)
+    index = FileIndex(tmp_path / "table", verify=True)
+    assert index.hash(tmp_path / "a", lambda _: bytes([now] * 32)) == bytes([now] * 32)
+    assert ("had changed without" in caplog.text) == (now != 5)
+
+
 def test_the_identity_of_a_training():
     """Every setting but those that only say how long it goes on, or which the data's fingerprint holds."""
     other = {"loss": "softmax", "similarity": "cosine", "learn_c": True, "lr_schedule": "cosine", "split_by": "x",

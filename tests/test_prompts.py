@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import script
 
+from hyperbolic_clap.embedding import texts as module
 from hyperbolic_clap.embedding.store import EmbeddingCache
 from hyperbolic_clap.embedding.texts import PROMPT, embed_classes
 from hyperbolic_clap.plumbing.errors import UserError
@@ -37,6 +39,16 @@ def prompts(*flags) -> tuple[str, ...] | None:
     parser = Parser("")
     add_model_flags(parser)
     return encoder_config(parser.parse_args(list(map(str, flags)))).prompts
+
+
+def test_one_prompt_is_left_as_it_is_and_several_have_length_one(monkeypatch):
+    monkeypatch.setattr(module, "embed_texts", lambda given, *_: torch.tensor([[float(len(t)), 1] for t in given]))
+    for prompts in (["{label}"], ["{label}", "a {label}"]):
+        found = embed_classes(["dog", "cats"], None, None, prompts)
+        rows = torch.tensor(
+            [[float(np.mean([len(p.replace("{label}", n)) for p in prompts])), 1] for n in ("dog", "cats")]
+        )
+        assert torch.allclose(found, rows if len(prompts) == 1 else torch.nn.functional.normalize(rows, dim=1))
 
 
 def test_a_file_of_prompts(tmp_path):
