@@ -1,4 +1,9 @@
-"""The equal search of docs/protocol.md by the sweep of the product: a cell (loss, dimensions), each kept in a file."""
+"""The equal search of docs/protocol.md by the sweep of the product: a cell (loss, dimensions) at a time.
+
+    python benchmarks/geometry_search.py
+
+writes docs/results/trials.csv, the trials of all sides for `sweep.py --settings`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from geometry_runs import FLAT, METRICS, RESAMPLES, SEEDS, drawn
+from geometry_runs import FLAT, METRICS, RESAMPLES, SEEDS, drawn, write_csv
+from material import ROOT
 
 TRIALS, FINALISTS = 32, 4
 SIDES = {
@@ -186,3 +192,7 @@ def search_cell(place, loss: str, dim: int, split_by: str, data: str, jobs: int)
             np.savez_compressed(file, found=json.dumps(found), **kept)
 
     write_atomic(cell_path(place.plan.output_dir, loss, dim), write)
+
+
+if __name__ == "__main__":
+    write_csv(ROOT / "docs" / "results" / "trials.csv", *settings_table())

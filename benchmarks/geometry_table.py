@@ -13,7 +13,6 @@ the other. At the end of each run the tables of all finished cells are written t
     geometry_differences.csv paired differences between sides, with 95 % intervals over clips and seeds
     geometry_robustness.csv  the share of the search space within a point of each side's best
     geometry_trials.csv      every trial
-    trials.csv               their settings, for `sweep.py --settings`
 
 --other-dir is a second folder, of another origin: it chooses once instead of the validation clips, and is measured on
 where it did not choose. An estimated 30 to 35 minutes on 2 cores for all cells.
@@ -38,7 +37,7 @@ from geometry_runs import (
     open_place,
     write_csv,
 )
-from geometry_search import ROUTES, SIDES, Cell, cell_path, flags, search_cell, settings_table, trials
+from geometry_search import ROUTES, SIDES, Cell, cell_path, flags, search_cell, trials
 from material import print_table
 
 DIMS = (512, 64, 16, 8, 4, 2)
@@ -204,7 +203,6 @@ def main(args) -> None:
               [row for on in measured for row in robustness(found, on)])  # fmt: skip
     columns = [*head, "side", "trial", *asdict(trials()[0]), "validation", *measured]
     write_csv(out / "geometry_trials.csv", columns, trial_rows(found, measured))
-    write_csv(out / "trials.csv", *settings_table())
     missing = [f"{loss} {dim}" for loss in LOSSES for dim in DIMS if (loss, dim) not in found]
     print(f"tables of {len(found)} cells in {out}; not searched yet: {', '.join(missing) or 'none'}")
 
