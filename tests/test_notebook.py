@@ -150,6 +150,7 @@ def test_other_lengths_are_scaled_and_said_once(home, vectors, caplog):
         ("text", np.ones(512), r"text takes vectors of shape \(N, 512\), got \(512,\); one vector is v\[None\]"),
         ("audio", np.ones((3, 512), int), "audio takes floats, got torch.int64"),
         ("audio", np.full((2, 512), np.nan), "audio takes finite values, got NaN"),
+        ("audio", np.full((2, 512), 1e200), "infinity or what float32 cannot hold"),
         ("text", np.eye(2, 512, 1) * [[1], [0]], "text takes vectors with a direction, but row 1 is all zeros"),
         ("ball_points", np.ones((2, 512)), r"ball_points takes vectors of shape \(N, 8\), got \(2, 512\)"),
         ("probability", [np.inf], "probability takes finite values, got NaN, infinity"),
@@ -172,6 +173,12 @@ def test_embeddings_are_no_vectors_to_compare(home, vectors, tmp_path):
         with pytest.raises(UserError, match="takes what audio and text give, got embeddings of length 1$"):
             projector.similarity(*pair)
     assert np.array_equal(projector.similarity(a, t)[:1], projector.similarity(a[:1], t))
+
+
+def test_a_projector_of_finished_texts_has_no_prompts(home, tmp_path):
+    checkpoints.save(tmp_path / "p.pth", checkpoints.load(home / "hyperbolic") | {"prompt": ""})
+    assert load(tmp_path / "p.pth").settings["prompts"] == []
+    assert load(home / "hyperbolic").settings["prompts"] == ["This is a sound of {label}."]
 
 
 def test_no_row_gives_no_row(home):

@@ -15,8 +15,8 @@ from hyperbolic_clap.plumbing.device import choose_device
 from hyperbolic_clap.plumbing.errors import UserError, warn
 from hyperbolic_clap.projector.blocks import project
 from hyperbolic_clap.projector.projector import Projector
+from hyperbolic_clap.reading.vectors import AS_IT_IS, to_unit
 
-EXACT = 1e-5  # lengths this near to 1 are of float32 rounding: such vectors stay as they are, to the bit
 TOLD = 1e-2  # lengths this near to 1 are of float16 rounding, and not worth a word
 Vectors = TypeVar("Vectors", np.ndarray, torch.Tensor)
 
@@ -39,8 +39,8 @@ class LoadedProjector:
 
     Vectors are numpy arrays or torch tensors of any float type, one a row; the answer is of the same kind, computed in
     float32 as in the scripts. classes: the names it was trained on, None of captions. settings: what a results JSON
-    says in `model_info`, with `embed_dim`, `prompts` (the templates of a class text), `logit_scale`, `logit_bias` and
-    `calibration` (None without).
+    says in `model_info`, with `embed_dim`, `prompts` (the templates of a class text; none where the vectors it was
+    trained on do not say them), `logit_scale`, `logit_bias` and `calibration` (None without).
     """
 
     def __init__(self, projector: Projector):
@@ -49,7 +49,7 @@ class LoadedProjector:
         origin = Origin(content["clap_model"], content["clap_sha256"], content["embed_dim"])
         self.settings: dict = projector.describe(origin, content["prompt"]) | {
             "embed_dim": content["embed_dim"],
-            "prompts": content["prompt"].split("\n"),
+            "prompts": content["prompt"].split("\n") if content["prompt"] else [],
             "logit_scale": projector.logit_scale_value,
             "logit_bias": float(projector.logit_scale.bias),
             "calibration": projector.calibration or None,
@@ -123,32 +123,29 @@ class LoadedProjector:
         return _like(v, self._projector.module.ball_points(tangent.to(self._projector.device)))
 
     def _unit(self, vectors: Vectors, what: str, through: Callable[[torch.Tensor], torch.Tensor]) -> Vectors:
-        embeddings = _checked(vectors, self.settings["embed_dim"], what)
-        lengths = embeddings.double().norm(dim=1)
-        if len(zero := (lengths == 0).nonzero()):
-            raise UserError(f"{what} takes vectors with a direction, but row {int(zero[0])} is all zeros")
-        off = (lengths - 1).abs()
-        if bool((off > TOLD).any()) and not self._told:
+        embeddings = _checked(vectors, self.settings["embed_dim"], what, torch.float64)
+        unit, lengths = to_unit(embeddings.detach().cpu().numpy())
+        if len(zero := np.flatnonzero(lengths == 0)):
+            raise UserError(f"{what} takes vectors with a direction, but row {zero[0]} is all zeros")
+        if (np.abs(lengths - 1) > TOLD).any() and not self._told:
             self._told = True
-            warn(f"vectors of lengths from {float(lengths.min()):.4g} to {float(lengths.max()):.4g} are scaled to 1")
-        scaled = (embeddings.double() / lengths[:, None]).float()
-        return _like(vectors, through(torch.where(off[:, None] > EXACT, scaled, embeddings)))
+            warn(f"vectors of lengths from {lengths.min():.4g} to {lengths.max():.4g} are scaled to 1")
+        return _like(vectors, through(torch.from_numpy(unit)))
 
 
-def _floats(values, what: str) -> torch.Tensor:
-    """A float32 tensor; UserError unless all of it are finite floats."""
+def _floats(values, what: str, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor of this kind of floats; UserError unless all of it are finite floats."""
     tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
     if not tensor.is_floating_point():
         raise UserError(f"{what} takes floats, got {tensor.dtype}")
-    tensor = tensor.float()
-    if not bool(tensor.isfinite().all()):
+    if not bool(tensor.float().isfinite().all()):
         raise UserError(f"{what} takes finite values, got NaN, infinity or what float32 cannot hold")
-    return tensor
+    return tensor.to(kind)
 
 
-def _checked(vectors, width: int, what: str) -> torch.Tensor:
-    """Vectors of one width as a float32 tensor; UserError for others."""
-    tensor = _floats(vectors, what)
+def _checked(vectors, width: int, what: str, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """Vectors of one width as a tensor; UserError for others."""
+    tensor = _floats(vectors, what, kind)
     if tensor.ndim != 2 or tensor.shape[1] != width:
         hint = "; one vector is v[None]" if tensor.ndim == 1 else ""
         raise UserError(f"{what} takes vectors of shape (N, {width}), got {tuple(tensor.shape)}{hint}")
@@ -157,7 +154,7 @@ def _checked(vectors, width: int, what: str) -> torch.Tensor:
 
 def _are_units(vectors: torch.Tensor) -> bool:
     """Whether all rows have length 1, as no projector makes them but one of that radius."""
-    return len(vectors) > 0 and bool(((vectors.double().norm(dim=1) - 1).abs() <= EXACT).all())
+    return len(vectors) > 0 and bool(((vectors.double().norm(dim=1) - 1).abs() <= AS_IT_IS).all())
 
 
 def _like(given: Vectors, result: torch.Tensor) -> Vectors:
