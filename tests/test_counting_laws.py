@@ -234,9 +234,9 @@ def workplace(folder, **changes):
     """A place of work whose data, model and settings are names; what it would train or test is told instead."""
     said = {"sha256": "m", "prompt": "p", "names": ["a"], "data": "d", "tested": "t", "top_k": 5} | changes
     place = object.__new__(sweep.Workplace)
-    place.plan = SimpleNamespace(output_dir=folder, top_k=said["top_k"],
+    place.plan = SimpleNamespace(output_dir=folder, top_k=said["top_k"], dim_given=True,
                                  results=lambda name, eval: folder / f"{name}_{eval}.json")  # fmt: skip
-    embedder = SimpleNamespace(encoder=SimpleNamespace(sha256=said["sha256"]), prompt=said["prompt"])
+    embedder = SimpleNamespace(origin=SimpleNamespace(sha256=said["sha256"]), prompt=said["prompt"])
     place.model, place.pipeline = SimpleNamespace(embedder=embedder), None
     place.clips = SimpleNamespace(classes=SimpleNamespace(names=said["names"]))
     place.data, place.tested, place.tested_data = said["data"], {"eval": None}, {"eval": said["tested"]}
@@ -251,7 +251,7 @@ def workplace(folder, **changes):
 
 
 def test_a_run_is_trained_and_tested_again_whenever_what_it_depends_on_is_another(tmp_path, monkeypatch):
-    def trains(config, pipeline):
+    def trains(config, pipeline, dim_given):
         raise UserError("trained anew")
 
     monkeypatch.setattr(sweep, "require_trainable", trains)
@@ -330,15 +330,19 @@ def test_a_recording_is_heard_window_by_window(monkeypatch):
     tagger = object.__new__(Tagger)
     tagger.projector, tagger.names = Projector(None, torch.device("cpu")), ["a", "b"]
     tagger.projector.content = {"thresholds": {"by_class": {"b": 0.3}}}
-    tagger.embedder = SimpleNamespace(encoder=None)
+    tagger.embedder = SimpleNamespace(clap=SimpleNamespace(encoder=None))
     tagger.similarities = lambda x: x[:, :2].numpy()
     tagger.backgrounds = lambda x: x[:, 2:].numpy()
     parts = [(0, 2, [0.1, 0.6, 0.2, 0.5]), (1, 3, tagging.RowError("no")), (2, 4, [0.9, -0.2, 0.0, -0.3]),
              (3, 4.5, [0.3, 0.3, 0.1, 0.2])]  # fmt: skip
     parts = [(a, b, x if isinstance(x, tagging.RowError) else np.array(x)) for a, b, x in parts]
-    monkeypatch.setattr(tagging, "windows", lambda path, window, hop: iter(parts))
+    class Parts(list):
+        notes: list[str] = []
+
+    monkeypatch.setattr(tagging, "Windows", lambda path, window, hop: Parts(parts))
     monkeypatch.setattr(tagging, "embed_window", lambda waveform, encoder: torch.from_numpy(waveform))
-    heard = tagger.hear(SimpleNamespace(name="x"), 2.0, 1.0)
+    heard, notes = tagger.hear(SimpleNamespace(name="x"), 2.0, 1.0)
+    assert notes == ["heard without some windows: no"]
     assert heard.start.tolist() == [0, 1.5, 2.5, 3.5] and heard.end.tolist() == [1.5, 2.5, 3.5, 4.5]
     assert heard.competing.tolist() == [[False, True], [False] * 2, [True, False], [True, True]]
     assert np.isnan(heard.probability[1]).all() and heard.level[1] == -100
