@@ -234,10 +234,11 @@ def workplace(folder, **changes):
     """A place of work whose data, model and settings are names; what it would train or test is told instead."""
     said = {"sha256": "m", "prompt": "p", "names": ["a"], "data": "d", "tested": "t", "top_k": 5} | changes
     place = object.__new__(sweep.Workplace)
-    place.plan = SimpleNamespace(output_dir=folder, top_k=said["top_k"], dim_given=True,
+    place.plan = SimpleNamespace(output_dir=folder, top_k=said["top_k"], dim_given=True, arguments={},
+                                 train=SimpleNamespace(parquet_dir=None),
                                  results=lambda name, eval: folder / f"{name}_{eval}.json")  # fmt: skip
     embedder = SimpleNamespace(origin=SimpleNamespace(sha256=said["sha256"]), prompt=said["prompt"])
-    place.model, place.pipeline = SimpleNamespace(embedder=embedder), None
+    place.model, place.pipeline = SimpleNamespace(embedder=embedder, device=None), None
     place.clips = SimpleNamespace(classes=SimpleNamespace(names=said["names"]))
     place.data, place.tested, place.tested_data = said["data"], {"eval": None}, {"eval": said["tested"]}
 
@@ -251,10 +252,11 @@ def workplace(folder, **changes):
 
 
 def test_a_run_is_trained_and_tested_again_whenever_what_it_depends_on_is_another(tmp_path, monkeypatch):
-    def trains(config, pipeline, dim_given):
+    def trains(*_):
         raise UserError("trained anew")
 
-    monkeypatch.setattr(sweep, "require_trainable", trains)
+    monkeypatch.setattr(sweep, "require_trainable", lambda config, *_: config)
+    monkeypatch.setattr(sweep, "describe_run", trains)
     monkeypatch.setattr(sweep, "name_of", lambda config: "run")
     (tmp_path / "runs" / "run").mkdir(parents=True)
     (tmp_path / "runs" / "run" / "best_projection_epoch_1.pth").write_text("")
