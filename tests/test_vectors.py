@@ -173,7 +173,7 @@ def test_lists_of_every_kind_are_brought_to_length_one(kind, tmp_path):
     assert "do not both say of which model" in said
     least, greatest = results["test_info"]["clips"]["embedding_lengths"]
     assert 5 < least < greatest < 30 and results["metrics"]["acc@1"] == 1
-    vector = np.array(pq.read_table(tmp_path / "data" / "00.parquet")["embedding"][0].as_py())
+    vector = np.array(pq.read_table(tmp_path / "data" / "00.parquet")["embedding"][0].as_py(), float)
     text = np.load(tmp_path / "data" / "texts.npz")["embeddings"]
     cosine = text @ vector / np.linalg.norm(text, axis=1) / np.linalg.norm(vector)
     best = results["predictions"][0]["top_k_predictions"]
