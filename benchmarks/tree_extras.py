@@ -26,7 +26,7 @@ from pathlib import Path
 
 import geometry_runs
 from geometry_runs import SEEDS, best, command_line, four, open_data, pool, write_csv
-from geometry_search import SIDES, trials
+from geometry_search import SIDES, flags, trials
 from hierarchy_runs import Tree, drawn, head_of, ranked, scores_of
 from hierarchy_table import HEADER, table
 
@@ -35,7 +35,7 @@ WEIGHTS = (0.0, 10.0, 100.0)
 CLASSES_A_STEP = 96  # whose distances to each other the regulariser sees
 SCORE = ("validation", "score")
 HALVES = (", seen half", ", other half")
-BY_TREE = ", ranked by the tree"
+HALF, BY_TREE = ", half of the classes", ", ranked by the tree"
 
 
 def lengths(projector, text):
@@ -200,8 +200,8 @@ def text_figures(head, half) -> dict:
     return found
 
 
-def all_runs(executor, folder: Path, count: int) -> dict[str, dict]:
-    """{part: {(variant, side): the figures of each seed}}; the settings are the best of `count` trials."""
+def all_runs(executor, folder: Path, count: int) -> tuple[dict[str, dict], dict]:
+    """{part: {(variant, side): the figures of each seed}}, {(variant, side): its settings, the best of `count`}."""
     space = {side: [trial.settings(side, "sigmoid", DIM) for trial in trials()[:count]] for side in SIDES}
     first = {(side, weight): [executor.submit(kept, folder, settings, weight) for settings in space[side]]
              for side in SIDES for weight in WEIGHTS}  # fmt: skip
@@ -217,16 +217,18 @@ def all_runs(executor, folder: Path, count: int) -> dict[str, dict]:
     whole = {("weight 0", "untrained"): [executor.submit(kept, folder, None)]}
     whole |= {(f"weight {weight:g}", side): over_seeds(side, weight) for weight in WEIGHTS for side in SIDES}
     last = f"weight {WEIGHTS[-1]:g}"
-    halves = {(f"{last}, half of the classes", side): over_seeds(side, WEIGHTS[-1], True) for side in SIDES}
+    halves = {(f"{last}{HALF}", side): over_seeds(side, WEIGHTS[-1], True) for side in SIDES}
     whole, halves = ({key: [future.result() for future in some] for key, some in futures.items()}
                      for futures in (whole, halves))  # fmt: skip
     plain = {key: some for key, some in whole.items() if key[0] == "weight 0" and key[1] in SIDES}
     by_tree = {(f"weight 0{BY_TREE}", side): [_renamed(found) for found in some] for (_, side), some in plain.items()}
+    told = {(f"weight {weight:g}{more}", side): flags(settings)
+            for (side, weight), settings in chosen.items() for more in ("", HALF, BY_TREE)}  # fmt: skip
     return {
         "regulariser": {key: [_only(found, "") for found in some] for key, some in whole.items()},
         "half": {key: [_only(found, *HALVES) for found in some] for key, some in (plain | halves).items()},
         "ranking": {key: [_only(found, "") for found in whole[key]] for key in whole if key[0] == last} | by_tree,
-    }
+    }, told
 
 
 def _only(found: dict, *endings: str) -> dict:
@@ -246,12 +248,12 @@ def done(found: dict) -> Future:
     return future
 
 
-def rows_of(parts: dict[str, dict]) -> list[list]:
+def rows_of(parts: dict[str, dict], told: dict) -> list[list]:
     """The table's rows; of weight 100 in the part "ranking", which stands in the first part, none again."""
     found = []
     for part, runs in parts.items():
         rows = table(part, {key: [done(figures) for figures in some] for key, some in runs.items()})
-        found += [row for row in rows if part != "ranking" or BY_TREE in row[1]]
+        found += [[*row, told.get((row[1], row[2]), "")] for row in rows if part != "ranking" or BY_TREE in row[1]]
     return found
 
 
@@ -263,8 +265,8 @@ def main(args) -> None:
     data = Tree(data.train, data.measured, data.text, data.text, ClassList.read(CLASS_LABELS).names)
     folder = args.work_dir / "tree_extras" / hashlib.sha256(name.encode()).hexdigest()[:16]
     with pool(data, args.workers) as executor:
-        rows = rows_of(all_runs(executor, folder, args.trials))
-    write_csv(args.output_dir / "tree_extras.csv", HEADER, rows)
+        rows = rows_of(*all_runs(executor, folder, args.trials))
+    write_csv(args.output_dir / "tree_extras.csv", [*HEADER, "settings"], rows)
 
 
 if __name__ == "__main__":

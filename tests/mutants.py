@@ -86,7 +86,7 @@ MUTANTS = [Mutant(*line) for line in (
      'self.config.batch_size if self.config.loss == "contrastive" else VALIDATION_ROWS', "VALIDATION_ROWS", SECOND),
     ("training", f"{H}/training/trainer.py", "targets) * len(rows)", "targets)", SECOND),
     ("training", f"{H}/training/trainer.py", "2 * text.norm(dim=1)", "text.norm(dim=1)", f"{SECOND} {TRAINING}"),
-    ("training", f"{H}/training/trainer.py", "2 * math.sqrt(float(projector.c))", "2 * float(projector.c)", TRAINING),
+    ("training", f"{H}/training/trainer.py", "2 * math.sqrt(float(projector.c))", "2 * float(projector.c)", SECOND),
     ("training", f"{H}/training/trainer.py", "temperature=config.temperature,", "", SECOND),
     ("training", f"{H}/training/trainer.py", "            c=config.c,\n", "", SECOND),
     ("training", f"{H}/training/trainer.py", "audio_radius=config.audio_radius,\n            learn", "learn", SECOND),

@@ -144,11 +144,11 @@ def test_every_training_is_kept_and_the_table_adds_up(tree, tmp_path, monkeypatc
     monkeypatch.setattr(tree_extras, "WEIGHTS", (0.0, 100.0))
     monkeypatch.setattr(tree_extras, "DIM", 8)
     monkeypatch.setattr(tree_extras, "trials", lambda: [TRIAL])
-    rows = tree_extras.rows_of(tree_extras.all_runs(Inline(), tmp_path, 1))
+    rows = tree_extras.rows_of(*tree_extras.all_runs(Inline(), tmp_path, 1))
     assert len(list(tmp_path.iterdir())) == 1 + 3 * 2 + 3
     monkeypatch.setattr(tree_extras, "figures", None)
-    assert tree_extras.rows_of(tree_extras.all_runs(Inline(), tmp_path, 1)) == rows
-    assert {len(row) for row in rows} == {len(hierarchy_table.HEADER)}
+    assert tree_extras.rows_of(*tree_extras.all_runs(Inline(), tmp_path, 1)) == rows
+    assert {len(row) for row in rows} == {len(hierarchy_table.HEADER) + 1}
     by = {tuple(row[:5]): row[5:] for row in rows}
     assert len(by) == len(rows) and {key[0] for key in by} == {"regulariser", "half", "ranking"}
     ranked = "weight 0, ranked by the tree"
@@ -161,7 +161,8 @@ def test_every_training_is_kept_and_the_table_adds_up(tree, tmp_path, monkeypatc
         shares = [float(values[0]) for values in halves]
         whole = float(by["regulariser", "weight 0", side, "texts", "sibling share"][0])
         assert min(shares) <= whole <= max(shares)
-    assert by["regulariser", "weight 0", "untrained", "eval", "acc@1"]
+    assert by["regulariser", "weight 0", "untrained", "eval", "acc@1"][-1] == ""
+    assert "--epochs 1" in by["ranking", ranked, "flat", "eval", "sibling_recall@5"][-1]
 
 
 TRIAL = Trial(learning_rate=1e-3, batch_size=64, epochs=1, audio_radius=0.5, scale=None, text_length=None)
