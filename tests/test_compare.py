@@ -195,6 +195,16 @@ def test_a_file_against_itself_differs_in_nothing(tmp_path):
     assert entries and all(e["difference"] == e["low"] == e["high"] == 0 for e in entries)
 
 
+def test_files_of_other_depths_are_measured_at_the_less(tmp_path):
+    a = write_results(tmp_path / "a.json", k=4)
+    b = write_results(tmp_path / "b.json", seed=1, k=2)
+    report, rows = compared(tmp_path, a, b)
+    assert "the files hold 4 and 2 predictions for each clip; precision, recall, f1, mrr: at 2" in report["notes"]
+    again = compared(tmp_path, write_results(tmp_path / "c.json", k=2), b)[1]
+    assert [rows[name]["values"][0]["value"] for name in ("precision_micro", "recall_micro", "mrr")] == [
+        again[name]["values"][0]["value"] for name in ("precision_micro", "recall_micro", "mrr")]  # fmt: skip
+
+
 def test_other_clips_are_not_called_paired(tmp_path):
     a = write_results(tmp_path / "a.json")
     report, rows = compared(tmp_path, a, write_results(tmp_path / "b.json", range(30, 70), seed=1))
@@ -266,6 +276,13 @@ def test_clips_are_matched_by_video_where_sample_ids_are_counted_differently(tmp
     # Four clips of one video in one file, one in the other: only the one with the same sample_id is the same clip.
     report, _ = compared(tmp_path, a, changed(b, tmp_path / "d.json", one_video))
     assert "d and a have 37 clips in common, of 40 and 40" in report["notes"]
+
+    def twice(content):
+        content["predictions"][5] |= {key: content["predictions"][4][key] for key in ("video_id", "sample_id")}
+
+    # Two clips of one name in one file: nobody knows which of them is the other file's.
+    report, _ = compared(tmp_path, a, changed(b, tmp_path / "f.json", twice))
+    assert "f and a have 38 clips in common, of 40 and 40" in report["notes"]
 
     def anonymous(content):
         for entry in content["predictions"]:

@@ -644,3 +644,10 @@ def test_properties(rows, c):
     assert (u.grad - v.grad).norm() <= 1e-6 * u.grad.norm()
     x = expmap0(u.detach(), c)
     assert x.isfinite().all() and pairwise_distance(x, x, c).isfinite().all() and logmap0(x, c).isfinite().all()
+
+
+def test_a_gradient_beyond_its_type_shortens_only_its_own_row():
+    grad = torch.tensor([[3e300, 4e300], [0.3, -0.4]], dtype=torch.float64)
+    fitted = hyperbolic._fitting(grad, torch.float32)
+    assert fitted[0].tolist() == pytest.approx([0.75 * torch.finfo(torch.float32).max, torch.finfo(torch.float32).max])
+    assert fitted[1].tolist() == pytest.approx([0.3, -0.4])

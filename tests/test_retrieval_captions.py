@@ -144,6 +144,9 @@ def test_from_training_to_a_comparison(captioned):
     clips = content["test_info"]["clips"]
     assert (clips["used"], clips["captions"], clips["distinct_captions"]) == (11, 17, 12)
     assert clips["skipped"] == {"no caption": {"count": 1, "first": ["tone4"]}}
+    said = {clip["video_id"]: set(clip["captions"]) for clip in content["predictions"]}
+    assert said == {f"tone{i}": {f"a tone number {i}", "a pure tone"} if i % 2 else {f"whistle {i}"}
+                    for i in range(12) if i != 4}  # fmt: skip
     report = captioned / "report.json"
     done = script_compare(*paths, "--resamples", "300", "--output-json", report)
     rows = {row["metric"]: row for row in json.loads(report.read_text())["tables"][0]["rows"]}

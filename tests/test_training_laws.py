@@ -15,6 +15,7 @@ from hyperbolic import SIMILARITIES, HyperbolicProjector, expmap0
 from hyperbolic_clap.embedding.given import Origin
 from hyperbolic_clap.metrics.calibration import fit
 from hyperbolic_clap.plumbing.config import SELECT_BY, TrainConfig
+from hyperbolic_clap.projector.checkpoints import rebuild
 from hyperbolic_clap.projector.exported import locate, sha256
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ClassList
@@ -22,6 +23,7 @@ from hyperbolic_clap.training.calibration import calibration, thresholds
 from hyperbolic_clap.training.fit import _about, doubts
 from hyperbolic_clap.training.groups import groups
 from hyperbolic_clap.training.run_folder import FIGURES, RECALLS, RunFolder
+from hyperbolic_clap.training.split import split_by_video
 
 
 def counted_threshold(values, right):
@@ -154,6 +156,30 @@ def test_each_part_of_how_vectors_are_compared_is_in_a_projector_s_hash():
     assert len({sha256(base), *(sha256(checkpoint(**other)) for other in others)}) == 1 + len(others)
     for same in ({"epoch": 4}, {"identity": {}}, {"optimizer_state_dict": {"state": {}}}):
         assert sha256(checkpoint(**same)) == sha256(base)
+
+
+def test_a_rebuilt_projector_is_the_one_that_was_trained():
+    """Settings that are no weights come from the checkpoint too, none of them at its default."""
+    for similarity in ("hyperbolic", "cosine"):
+        trained = HyperbolicProjector(4, 3, 2.5, 0.7, similarity, 0.9)
+        content = checkpoint(embed_dim=4, output_dim=3, base_c=2.5, temperature=0.7, audio_radius=0.9,
+                             similarity=similarity, projection_state_dict=trained.state_dict())  # fmt: skip
+        rebuilt = rebuild(content, torch.device("cpu"))
+        assert torch.equal(rebuilt(torch.eye(4), 2 * torch.eye(4)), trained(torch.eye(4), 2 * torch.eye(4)).detach())
+        assert (rebuilt.c, rebuilt.temperature, rebuilt.audio_radius) == (trained.c, 0.7, 0.9)
+
+
+def test_new_classes_are_those_of_no_spelling_that_was_trained():
+    projector = Projector(None, torch.device("cpu"))
+    projector.content = {"classes": ["Dog  Bark", "Rain"]}
+    assert projector.new_classes(["dog bark", "RAIN", "Wind"]) == ["Wind"]
+
+
+def test_the_first_video_trains_however_long_it_is():
+    """And the last one validates: there is a clip on each side."""
+    for seed in range(4):
+        train, validation = split_by_video(["a"] * 9 + ["b"], 0.2, seed)
+        assert len(train) and len(validation) and len(train) + len(validation) == 10
 
 
 @pytest.mark.parametrize(("name", "is_id"), [("lab/clap", True), ("lab/clap.v2", True), ("lab/clap-1.5", True),
