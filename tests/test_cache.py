@@ -195,6 +195,18 @@ def test_any_keys_are_found_in_any_order(tmp_path, dim, piece):
     assert not EmbeddingCache(tmp_path, "f" * 64).take(keys[:5], dim + 1)[1].any()
 
 
+@pytest.mark.parametrize("stride", range(1, 7))
+def test_every_nth_of_many_vectors_is_read_whatever_lies_between(tmp_path, monkeypatch, stride):
+    monkeypatch.setattr("hyperbolic_clap.embedding.segments.ROWS_AT_ONCE", 4)
+    keys, vectors = draw(120)
+    filled(tmp_path, keys, vectors)
+    (piece,) = tmp_path.rglob("*.safetensors")
+    stored = load_file(piece)["keys"].tolist()
+    order = np.argsort([stored.index(key.tolist()) for key in keys])  # as they lie in the file
+    got, found = EmbeddingCache(tmp_path, "f" * 64).take(keys[order[::stride]], 8)
+    assert found.all() and got.tolist() == vectors[order[::stride]].tolist()
+
+
 def test_small_segments_are_merged_and_large_ones_left(tmp_path, monkeypatch):
     monkeypatch.setattr("hyperbolic_clap.embedding.store.SEGMENT_ROWS", 100)
     keys, vectors = draw(700)
@@ -202,6 +214,27 @@ def test_small_segments_are_merged_and_large_ones_left(tmp_path, monkeypatch):
     sizes = [len(load_file(path)["keys"]) for path in tmp_path.rglob("*.safetensors")]
     assert sum(sizes) == 700 == len(cached(tmp_path)) and max(sizes) <= 100 and len(sizes) < 700 / 50 + 9
     assert EmbeddingCache(tmp_path, "f" * 64).take(keys, 8)[0].tolist() == vectors.tolist()
+
+
+def test_what_is_not_yet_written_is_found_beside_what_is(tmp_path):
+    keys, vectors = draw(6)
+    cache = filled(tmp_path, keys[:5], vectors[:5])
+    cache.add(keys[5].tobytes(), vectors[5])
+    assert [cache.get(key.tobytes()).tolist() for key in keys] == vectors.tolist()
+
+
+def test_a_damaged_large_segment_is_replaced_by_what_is_left_of_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("hyperbolic_clap.embedding.store.SEGMENT_ROWS", 6)
+    keys, vectors = draw(6)
+    filled(tmp_path, keys, vectors)
+    (piece,) = tmp_path.rglob("*.safetensors")
+    change_byte(piece, -100)  # in a key
+    cache = EmbeddingCache(tmp_path, "f" * 64)
+    assert cache.take(keys, 8)[1].sum() == 5 and "is damaged" in caplog.text
+    caplog.clear()
+    cache.flush()
+    again = EmbeddingCache(tmp_path, "f" * 64)
+    assert again.take(keys, 8)[1].sum() == 5 and not caplog.messages and not piece.exists()
 
 
 def test_what_another_run_merges_meanwhile_is_found(tmp_path):

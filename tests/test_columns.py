@@ -198,11 +198,28 @@ def test_the_flags_reach_every_script_and_the_table_of_files(tmp_path, monkeypat
     flags = ("--parquet-dir", folder, "--cache-dir", tmp_path / "cache", "--output-json", tmp_path / "r.json")
     chosen = ("--audio-column", "wav", "--label-column", "mine", "--id-column", "number")
     found = []
-    for more in ((), chosen, (), chosen):
+    for more in ((), chosen, (), chosen, chosen[:2]):
         script("test_clap_modelscope.py", *flags, *more)
         found.append(json.loads((tmp_path / "r.json").read_text())["predictions"])
     assert found[0] == found[2] != found[1] == found[3]
+    tops = [[entry["top_k_predictions"] for entry in some] for some in found]
+    assert tops[4] == tops[1] != tops[0], "what is known of one column is not of the other"
     assert [entry["video_id"] for entry in found[1]] == ["p", "q"]
     assert [entry["ground_truth_human_labels"] for entry in found[1]] == [["Speech"], ["Music"]]
     done = script("search_sounds.py", "rain", "--parquet-dir", folder, "--no-cache", *chosen)
     assert "mine" not in done.stderr and " p " in done.stdout
+
+
+def test_a_sound_beside_the_parquet_is_read_again_when_it_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr("hyperbolic_clap.plumbing.file_index.RACY_SECONDS", -1e6)
+    folder = write(tmp_path / "a", audio=[{"path": f"{i}.wav", "bytes": None} for i in range(2)],
+                   human_labels=["Speech", "Music"])  # fmt: skip
+    flags = ("--parquet-dir", folder, "--cache-dir", tmp_path / "cache", "--output-json", tmp_path / "r.json")
+    tops = []
+    for pitch in (300, 2000):
+        for i in range(2):
+            (folder / f"{i}.wav").write_bytes(flac(tone(pitch * (i + 1)), format="WAV"))
+        script("test_clap_modelscope.py", *flags)
+        found = json.loads((tmp_path / "r.json").read_text())["predictions"]
+        tops.append([entry["top_k_predictions"] for entry in found])
+    assert tops[0] != tops[1]
