@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 import torch
 from safetensors.numpy import save_file
 from test_results_laws import case, counted
@@ -15,6 +16,7 @@ from hyperbolic_clap.embedding.pipeline import EmbeddedClips
 from hyperbolic_clap.inference import tagging
 from hyperbolic_clap.inference.tagging import Tagger
 from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, labels, level
+from hyperbolic_clap.inference.windows import Windows
 from hyperbolic_clap.metrics import bootstrap
 from hyperbolic_clap.metrics.calibration import calibration_metrics
 from hyperbolic_clap.metrics.ontology import Ontology
@@ -353,6 +355,15 @@ def test_a_recording_is_heard_window_by_window(monkeypatch):
         np.stack([parts[i][2][:2] for i in used])))  # fmt: skip
     assert heard.level[used].tolist() == pytest.approx([level(parts[i][2]) for i in used])
     assert tagger.thresholds(None).tolist() == [0.5, 0.3] and tagger.thresholds(0.7).tolist() == [0.7, 0.7]
+
+
+def test_a_loud_recording_has_one_gain(tmp_path):
+    """Its faint windows stay as faint beside the loud ones as they were."""
+    samples = np.float32(np.concatenate([0.1 * np.sin(np.arange(48_000)), 4 * np.sin(np.arange(48_000))]))
+    soundfile.write(tmp_path / "a.wav", samples, 48_000, subtype="FLOAT")
+    (_, _, faint), (_, _, loud) = Windows(tmp_path / "a.wav", 1.0, 1.0)
+    peak = np.abs(samples).max()
+    assert np.allclose(faint, samples[:48_000] / peak, atol=1e-6) and np.allclose(loud, samples[48_000:] / peak)
 
 
 def test_a_superclass_is_answered_by_its_members_at_the_trained_scale():

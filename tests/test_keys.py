@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from conftest import TINY
 
 import CLAP.encoder
 from data import Clip
+from hyperbolic_clap.embedding.pipeline import open_embedder
+from hyperbolic_clap.embedding.row_index import keys_of
 from hyperbolic_clap.embedding.texts import text_key
 from hyperbolic_clap.plumbing import file_index
-from hyperbolic_clap.plumbing.config import TrainConfig
+from hyperbolic_clap.plumbing.config import EncoderConfig, TrainConfig
 from hyperbolic_clap.plumbing.file_index import FileIndex, stat_token
 from hyperbolic_clap.training.split import fingerprint
 
@@ -178,3 +181,18 @@ def test_the_fingerprint_of_the_data():
     assert len({fingerprint(*tensors) for tensors in others}) == 6 and fingerprint(x, y) == fingerprint(x.clone(), y)
     long = torch.arange(10_000.0)
     assert fingerprint(long) != fingerprint(torch.cat([long[:-1], long[:1]]))
+
+
+def test_the_cache_lies_by_what_makes_a_clip_s_vector(tmp_path):
+    """By weights and preprocessing, not by the model's files alone."""
+    embedder = open_embedder(EncoderConfig(str(TINY), cache_dir=tmp_path), torch.device("cpu"))
+    assert embedder.cache.fingerprint == embedder.encoder.audio_fingerprint != embedder.encoder.sha256
+
+
+def test_a_clip_s_key_is_its_own_in_whatever_order_the_ranks_bring_their_rows():
+    keys = np.random.default_rng(0).integers(0, 256, (10, 32), np.uint8)  # of the rows 0 to 9
+    spans = (5, 0, 3), (0, 4, 5), (0, 0, 4), (5, 3, 5)  # (first, start, stop)
+    parts = [SimpleNamespace(span=SimpleNamespace(first=first, start=start, stop=stop),
+                             keys=keys[first + start : first + stop]) for first, start, stop in spans]  # fmt: skip
+    ids = np.array([9, 0, 4, 5, 7])
+    assert np.array_equal(keys_of(ids, parts), keys[ids])
