@@ -278,7 +278,7 @@ def test_clips_are_matched_by_video_where_sample_ids_are_counted_differently(tmp
     assert "d and a have 37 clips in common, of 40 and 40" in report["notes"]
 
     def twice(content):
-        content["predictions"][5] |= {key: content["predictions"][4][key] for key in ("video_id", "sample_id")}
+        content["predictions"][5] = dict(content["predictions"][4])
 
     # Two clips of one name in one file: nobody knows which of them is the other file's.
     report, _ = compared(tmp_path, a, changed(b, tmp_path / "f.json", twice))
