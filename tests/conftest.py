@@ -158,6 +158,40 @@ def cached(folder: Path, once: bool = True) -> dict[bytes, bytes]:
     return known
 
 
+ENCODED: dict[tuple, np.ndarray] = {}  # by the encoder's fingerprint and what it was given
+
+
+@contextlib.contextmanager
+def encoded_once():
+    """What the encoder has met in any test is not encoded again: hundreds of runs are of the same few tones."""
+    from CLAP.encoder import Encoder
+
+    audio, text = Encoder.encode_waveform, Encoder.encode_texts
+
+    def encode_waveform(encoder, waveform):
+        key = encoder.audio_fingerprint, waveform.tobytes()
+        if key not in ENCODED:
+            ENCODED[key] = audio(encoder, waveform)
+        return ENCODED[key].copy()
+
+    def encode_texts(encoder, texts):
+        key = encoder.text_fingerprint, *texts
+        if key not in ENCODED:
+            ENCODED[key] = text(encoder, texts)
+        return ENCODED[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "encode_waveform", encode_waveform)
+        patch.setattr(Encoder, "encode_texts", encode_texts)
+        yield
+
+
+@pytest.fixture
+def encoded_anew(monkeypatch):
+    """For tests of the encoding itself: every script encodes what it is given."""
+    monkeypatch.setattr(sys.modules[__name__], "encoded_once", contextlib.nullcontext)
+
+
 def script(name: str, *flags, check: bool = True, cwd: Path | None = None) -> SimpleNamespace:
     """Run an entry script in this process, with the tiny checkpoint on the CPU unless the flags say else.
 
@@ -167,7 +201,8 @@ def script(name: str, *flags, check: bool = True, cwd: Path | None = None) -> Si
     for flag, value in (("--checkpoint", TINY), ("--device", "cpu")):
         if flag not in flags:
             flags += [flag, str(value)]
-    return here(name, *flags, check=check, cwd=cwd)
+    with encoded_once():
+        return here(name, *flags, check=check, cwd=cwd)
 
 
 def here(name: str, *flags, check: bool = True, cwd: Path | None = None) -> SimpleNamespace:

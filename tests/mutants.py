@@ -440,7 +440,7 @@ MUTANTS = [Mutant(*line) for line in (
     ("store", f"{H}/embedding/row_index.py", "keys[order[np.searchsorted(numbers[order], sample_ids)]]",
      "keys[np.searchsorted(numbers[order], sample_ids)]", KEYS),
     ("store", f"{H}/embedding/row_index.py", "if not read or file in folder.bad or", "if not read or",
-     f"{GUARDS} test_data.py test_rows.py"),
+     "test_known.py::test_a_damaged_file_is_never_taken_for_known"),
     ("store", f"{H}/plumbing/file_index.py", "+ RACY_SECONDS * 1e9 < now", "< now", f"{KEYS} {GUARDS} test_cache.py"),
     ("store", f"{H}/plumbing/file_index.py", 'if stat_token(path)["token"] != seen["token"]:', "if False:",
      f"{KEYS} {GUARDS}"),

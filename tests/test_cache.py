@@ -27,7 +27,7 @@ CLASSES = ClassList.read(CLASS_LABELS)
 
 
 @pytest.fixture(autouse=True)
-def in_time(monkeypatch):
+def in_time(monkeypatch, encoded_anew):
     """A slow machine writes no more pieces than a fast one."""
     monkeypatch.setattr("hyperbolic_clap.embedding.store.PIECE_SECONDS", 1e9)
 

@@ -349,9 +349,9 @@ def test_two_runs_index_one_folder_at_once(folder, encoder):
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_damaged_file_is_never_taken_for_known(folder, skip):
     path = folder.data / "01.parquet"
-    content = bytearray(path.read_bytes())
-    at = content.index(b"fLaC")
-    write_rows(folder.data, pq.read_table(path).to_pylist(), path.name, row_group_size=2, write_page_checksum=True)
+    rows = pq.read_table(path).to_pylist()
+    rows[-2]["human_labels"] = []  # lost with its group: never counted as a row without labels
+    write_rows(folder.data, rows, path.name, row_group_size=2, write_page_checksum=True)
     content = bytearray(path.read_bytes())
     at = content.rindex(b"fLaC") + 200
     content[at] ^= 1

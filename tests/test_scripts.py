@@ -407,6 +407,7 @@ def test_a_tampered_checkpoint_is_not_resumed(trained, tmp_path, change, says):
         ("--cache-dir", "warm"),
     ],
 )
+@pytest.mark.usefixtures("encoded_anew")
 def test_workers_batches_and_cache_do_not_change_results(trained, tmp_path, flags):
     """Training and testing to the last bit, times and arguments aside."""
     home, _ = trained
