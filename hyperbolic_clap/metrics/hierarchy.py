@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -74,6 +74,16 @@ class ClassTree:
         parents = self.tree.parents
         second = all(len(parents[i]) == 1 and parents[i] != [0] and parents[parents[i][0]] == [0] for i in self.nodes)
         return second and self.tree.height[0] == 2
+
+
+def class_tree(nodes: np.ndarray, tree: Ontology) -> ClassTree:
+    """The ClassTree of these classes (M,), one for all evaluations of a class list."""
+    return _class_tree(tuple(nodes.tolist()), tree)
+
+
+@lru_cache(maxsize=2)
+def _class_tree(nodes: tuple[int, ...], tree: Ontology) -> ClassTree:
+    return ClassTree(np.array(nodes), tree)
 
 
 def tree_ratios(top: np.ndarray, targets: np.ndarray, classes: ClassTree) -> Ratios:
@@ -165,7 +175,7 @@ def recall_bounds(targets: np.ndarray, classes: ClassTree) -> dict[str, dict[str
     specific, width = most_specific(targets, classes), targets.shape[1]
     counts = np.stack([specific.sum(axis=1), targets.sum(axis=1)])
     picked = np.lexsort(counts)[np.linspace(0, len(targets) - 1, CHANCE_DRAWS).round().astype(int)]
-    places = np.argsort(np.random.default_rng(0).random((CHANCE_DRAWS, width)), axis=1)
+    places = _random_orders(width)
     shuffled = np.zeros((2, CHANCE_DRAWS, width), bool)  # most specific labels, and all
     for mask, count in zip(shuffled, counts[:, picked], strict=True):
         np.put_along_axis(mask, places, np.arange(width) < count[:, None], axis=1)
@@ -177,6 +187,12 @@ def recall_bounds(targets: np.ndarray, classes: ClassTree) -> dict[str, dict[str
         result[name] = {"chance": float(share / slots.sum()) if slots.any() else None,
                         "ceiling": float(np.minimum(most, whole).sum() / whole.sum()) if whole.any() else None}
     return result  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _random_orders(width: int) -> np.ndarray:
+    """(CHANCE_DRAWS, width) int32: the classes in random orders, the same ones at every call."""
+    return np.argsort(np.random.default_rng(0).random((CHANCE_DRAWS, width)), axis=1).astype(np.int32)
 
 
 def _relatives_outside(specific: np.ndarray, targets: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +289,7 @@ def ontology_metrics(
     nodes, result["reason"] = tree.find(names)
     if nodes is None:
         return result
-    classes, valid = ClassTree(nodes, tree), targets.any(axis=1)
+    classes, valid = class_tree(nodes, tree), targets.any(axis=1)
     if not valid.any():
         result["reason"] = "no clip has a true class"
     else:

@@ -15,7 +15,7 @@ import torch
 
 from hyperbolic import Similarity
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.hierarchy import BLOCK_CLIPS, ClassTree, sums_over_labels
+from hyperbolic_clap.metrics.hierarchy import BLOCK_CLIPS, class_tree, sums_over_labels
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.weighted import ratio
 
@@ -48,7 +48,7 @@ def ancestors_in_order(met: np.ndarray, targets: np.ndarray, nodes: np.ndarray, 
     met (N, STEPS), targets (N, M) bool, nodes (M,) of Ontology.find. Counted are proper ancestors of the clip's true
     classes that are classes themselves; in order: each above the one before, as the longest such run.
     """
-    classes = ClassTree(nodes, tree)
+    classes = class_tree(nodes, tree)
     above = classes.above > 0
     height = longest_chains(above)
     found = np.zeros((len(met), 2), int)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperbolic_clap.metrics import bootstrap, weighted
 from hyperbolic_clap.metrics.classification import hit_ratios, macro_averages, multi_hot, ranked, score_ratios
-from hyperbolic_clap.metrics.hierarchy import ClassTree, tree_ratios, two_level_averages
+from hyperbolic_clap.metrics.hierarchy import ClassTree, class_tree, tree_ratios, two_level_averages
 from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.metrics.superclasses import INNER, mean_precision, superclass_rankings
 from hyperbolic_clap.metrics.weighted import Ranking, Ratios
@@ -59,7 +59,7 @@ class Measures:
         self.ratios = hit_ratios(self.top, self.targets, self.k)
         nodes, _ = tree.find(self.names)
         if nodes is not None:
-            self.classes = ClassTree(nodes, tree)
+            self.classes = class_tree(nodes, tree)
             self.ratios |= tree_ratios(self.top, self.targets, self.classes)
             self.wrong = int((~self.hits[:, 0]).sum())
 
