@@ -1,5 +1,6 @@
 """The cache serves an embedding only for the same content, model and preprocessing, and survives damage."""
 
+import contextlib
 import errno
 import hashlib
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, cached, tone_rows, write_rows
+from conftest import TINY, cached, encoded_once, tone_rows, write_rows
 from safetensors.numpy import load_file, save_file
 
 import CLAP.encoder
@@ -27,9 +28,11 @@ CLASSES = ClassList.read(CLASS_LABELS)
 
 
 @pytest.fixture(autouse=True)
-def in_time(monkeypatch, encoded_anew):
-    """A slow machine writes no more pieces than a fast one."""
+def in_time(monkeypatch, request):
+    """A slow machine writes no more pieces than a fast one; the encoder meets a clip once, but where that is tested."""
     monkeypatch.setattr("hyperbolic_clap.embedding.store.PIECE_SECONDS", 1e9)
+    with contextlib.nullcontext() if "encoded_anew" in request.fixturenames else encoded_once():
+        yield
 
 
 class CountingEncoder(Encoder):
@@ -64,17 +67,19 @@ def test_a_warm_run_never_loads_the_model(tones, tmp_path):
     assert torch.equal(first, second) and len(clips) == 24
 
 
-def test_cold_warm_and_without_cache_are_bit_equal(tones, tmp_path):
-    plain = embed(tones, None)[2]
-    cold = embed(tones, tmp_path / "cache")[2]
+def test_cold_warm_and_without_cache_are_bit_equal(tones, tmp_path, encoded_anew):
+    plain = embed(tones, None, limit=10)[2]
+    cold = embed(tones, tmp_path / "cache", limit=10)[2]
     part = embed(tones, tmp_path / "other", limit=7)[2]
-    rest = embed(tones, tmp_path / "other")[2]
+    rest = embed(tones, tmp_path / "other", limit=10)[2]
     assert torch.equal(plain, cold) and torch.equal(plain, rest) and torch.equal(plain[:7], part)
 
 
 @pytest.mark.parametrize("workers", [1, 5])
+@pytest.mark.usefixtures("encoded_anew")
 def test_the_number_of_workers_does_not_matter(tones, tmp_path, workers):
-    assert torch.equal(embed(tones, None, workers=workers)[2], embed(tones, None, workers=2)[2])
+    one, other = (embed(tones, None, limit=10, workers=count)[2] for count in (workers, 2))
+    assert len(one) == 10 and torch.equal(one, other)
 
 
 def test_class_texts_are_encoded_once(tmp_path, encoder):
