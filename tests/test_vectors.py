@@ -3,13 +3,13 @@
 import json
 import re
 import shlex
-import sys
 
+import forks
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, TINY, finish, here, script, tone_rows, write_rows
+from conftest import ROOT, TINY, here, script, tone_rows, write_rows
 
 NAMES = ["Low tone", "Mid tone", "High tone", "Tin bell"]
 TEXTS = "text_embeddings.safetensors"
@@ -87,18 +87,17 @@ def test_training_testing_and_search_give_the_same_bits(similarity, home, tmp_pa
 
 def test_two_ranks_write_and_read_the_same(home, tmp_path):
     flags = ("--checkpoint", TINY, "--device", "cpu", *common(home))
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
-                sys.executable)  # fmt: skip
-    written = ROOT / "embed_sounds.py", "--parquet-dir", home / "data", "--output-dir", tmp_path / "vectors", *flags
-    written += ("--taxonomy", home / "tree.csv")
-    done = finish([*torchrun, *written])
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def two_ranks(name, *more):
+        forks.as_ranks(forks.server(), 2, name, [str(flag) for flag in (*more, *flags)], tmp_path)
+
+    two_ranks("embed_sounds.py", "--parquet-dir", home / "data", "--output-dir", tmp_path / "vectors", "--taxonomy",
+              home / "tree.csv")  # fmt: skip
     for path in (home / "vectors").iterdir():
         assert path.read_bytes() == (tmp_path / "vectors" / path.name).read_bytes(), path
-    train = ("--parquet-dir", home / "vectors", *flags, "--epochs", 1, "--output-dir")
-    script("train_hyperbolic_clap.py", *train, tmp_path / "one")
-    done = finish([*torchrun, ROOT / "train_hyperbolic_clap.py", *train, tmp_path / "two"])
-    assert done.returncode == 0, done.stdout + done.stderr
+    train = ("train_hyperbolic_clap.py", "--parquet-dir", home / "vectors", "--epochs", 1, "--output-dir")
+    script(*train, tmp_path / "one", *flags)
+    two_ranks(*train, tmp_path / "two")
     one, two = ((tmp_path / name / "projection_epoch_1.pth").read_bytes() for name in ("one", "two"))
     assert one == two
 
