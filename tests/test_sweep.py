@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import script, tone_rows, write_rows
+from conftest import few_classes, script, tone_rows, write_rows
 from safetensors.numpy import load_file
 
 from hyperbolic_clap.metrics.classification import metrics
@@ -31,13 +31,14 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("sweep")
     write_rows(home / "train", tone_rows(24))
     write_rows(home / "eval", tone_rows(10)[3:])
+    few_classes(home)
     done = sweep(home, "out", *GRID, "--baseline", "similarity=cosine")
     return home, done
 
 
 def sweep(home, out, *flags, check=True):
     return script(SWEEP, "--parquet-dir", home / "train", "--eval-dir", home / "eval", "--cache-dir", home / "cache",
-                  "--output-dir", home / out, *flags, check=check)  # fmt: skip
+                  "--class-labels", home / "classes.json", "--output-dir", home / out, *flags, check=check)  # fmt: skip
 
 
 def table(folder) -> pandas.DataFrame:
@@ -66,7 +67,7 @@ def test_a_setting_without_effect_runs_once_and_each_run_has_a_row(home):
 def test_runs_are_those_of_the_single_scripts(home, tmp_path):
     """Checkpoints and results, with two processes too."""
     home, _ = home
-    shared = ["--cache-dir", home / "cache"]
+    shared = ["--cache-dir", home / "cache", "--class-labels", home / "classes.json"]
     for flags, name in ((["--c", 0.5, "--seed", 2], "hyperbolic_epochs2_c0.5_seed2"),
                         (["--similarity", "cosine", "--seed", 1], "cosine_epochs2_seed1")):  # fmt: skip
         out, run = tmp_path / name, home / "out" / "runs" / name
@@ -83,17 +84,23 @@ def test_runs_are_those_of_the_single_scripts(home, tmp_path):
 
 
 def test_a_sweep_goes_on_with_what_is_there(home):
+    """Without its best checkpoint too: from the last one if that was it, and else from nothing."""
     home, _ = home
     runs = home / "out" / "runs"
-    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/*.pth")}
-    gone = runs / "cosine_epochs2_seed1"
-    content = {path.name: path.read_bytes() for path in gone.glob("*.pth")}
-    for path in [*gone.glob("best_*.pth"), gone / "run.json"]:
-        path.unlink()
-    sweep(home, "out", *GRID, "--baseline", "similarity=cosine")
-    after = {path: path.stat().st_mtime_ns for path in runs.glob("*/*.pth")}
-    assert {path for path in before if after[path] != before[path]} <= set(gone.glob("*.pth"))
-    assert content == {path.name: path.read_bytes() for path in gone.glob("*.pth")}
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in runs.glob("*/*.pth")}
+    gone = {path.parent: path.stem[-1] for path in before if path.name.startswith("best_")}
+    gone = {best: folder for folder, best in gone.items()}
+    assert set(gone) == {"1", "2"}
+    for folder in gone.values():
+        for path in [*folder.glob("best_*.pth"), folder / "run.json"]:
+            path.unlink()
+    done = sweep(home, "out", *GRID, "--baseline", "similarity=cosine")
+    assert done.stdout.count("so what it holds is moved aside") == 1 and "6 of 6 runs done" in done.stdout
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in runs.glob("*/*.pth")}
+    assert {path for path in before if after[path][0] != before[path][0]} <= {
+        path for folder in gone.values() for path in folder.glob("*.pth")}  # fmt: skip
+    assert {path: content for path, (_, content) in after.items()} == {
+        path: content for path, (_, content) in before.items()}  # fmt: skip
 
 
 def test_the_table_has_means_deviations_and_intervals(home):

@@ -129,12 +129,14 @@ class Workplace:
                 return record
         arguments = self.plan.arguments | asdict(config) | {"parquet_dir": str(self.plan.train.parquet_dir)}
         told = describe_run(arguments, self.model.device, 1)
+        refused = ""
         try:
             self._fit(config, folder, told, any(folder.glob("projection_epoch_*.pth")))
         except UserError as error:
-            if not str(error).startswith("--resume"):
+            if not (refused := str(error)).startswith("--resume"):
                 raise
-            log.warning("%s holds another training, which is moved aside: %s", folder, error)
+        if refused:  # only now, since the error holds the frames that hold the folder's lock
+            log.warning("%s cannot be gone on with, so what it holds is moved aside: %s", folder, refused)
             self._fit(config, folder, told, False)
         best = best_of(folder, "--output-dir")
         about = Projector(best, self.model.device).describe(self.model.embedder.origin, self.model.embedder.prompt)
