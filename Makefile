@@ -36,7 +36,7 @@ demo: demo/data
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest  # else each process of the tests compiles the product anew
 
 # On a machine with a GPU: the tests that need one, each with its measured figures.
 test-cuda: $(VENV)/installed-dev
