@@ -569,6 +569,8 @@ CHANGE_NOTHING: dict[tuple[str, str], str] = {
     (f"{H}/metrics/retrieval.py",
      "ranks[some] = 1 + (row > own).sum(axis=1) + ((row == own) // (before < item[:, None])).sum(axis=1)"):
         "// of truth values is &, with a warning",
+    (f"{H}/reading/labels.py", "if twice := [name for name in names if counts[normalise(name)] != 1]:"):
+        "each name was counted, so no count is 0",
     (f"{H}/embedding/segments.py", 'self.file = path.open("rb", buffering= -1)'):
         "the same bytes are read, by larger pieces",
     (f"{H}/embedding/segments.py",
