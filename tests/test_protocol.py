@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +20,9 @@ import geometry_table  # noqa: E402
 import hierarchy_search  # noqa: E402
 import recipe_table  # noqa: E402
 
+from hyperbolic_clap.plumbing.config import CLASS_LABELS, EncoderConfig  # noqa: E402
+from hyperbolic_clap.plumbing.files import write_json  # noqa: E402
+from hyperbolic_clap.reading.labels import ClassList  # noqa: E402
 from hyperbolic_clap.results.sweep import name_of  # noqa: E402
 
 
@@ -51,6 +54,11 @@ def searched(monkeypatch, tmp_path):
                "other": write_rows(tmp_path / "esc", tone_rows(10)[3:])}  # fmt: skip
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "geometry_table.py")])
     write_rows(tmp_path / "train", tone_rows(24))
+    names = dict.fromkeys(["Sine wave", "Chirp tone", "Music", *ClassList.read(CLASS_LABELS).names[:60]])
+    write_json(tmp_path / "classes.json", {name: i for i, name in enumerate(names)})
+    defaults = {field.name: field.default for field in fields(EncoderConfig)}  # the tables have no --class-labels
+    defaults["class_labels"] = tmp_path / "classes.json"
+    monkeypatch.setattr(EncoderConfig.__init__, "__defaults__", tuple(defaults.values()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = [replace(trial, epochs=2) for trial in geometry_search.trials()[:3]]
     for module in (geometry_runs, geometry_again, geometry_search, geometry_table, hierarchy_search):
@@ -122,7 +130,8 @@ def test_a_cell_is_searched_kept_and_tabulated(searched, capsys):
     geometry_runs.write_csv(searched.output_dir / "trials.csv", *geometry_search.settings_table())
     command = ["--parquet-dir", searched.train_dir, "--eval-dir", *searched.folders.values(), "--output-dir",
                searched.work_dir, "--settings", searched.output_dir / "trials.csv", "--seed", 0, 1, "--finalists", 2,
-               "--choose-by", "val_mean", "--choose-each", "similarity", "c", "--output-dim", 8, "--resamples", 100]
+               "--choose-by", "val_mean", "--choose-each", "similarity", "c", "--output-dim", 8, "--resamples", 100,
+               "--class-labels", searched.train_dir.parent / "classes.json"]
     before = {path: path.stat().st_mtime_ns for path in searched.work_dir.glob("runs/*/*.pth")}
     script("sweep.py", *command)
     assert {path: path.stat().st_mtime_ns for path in searched.work_dir.glob("runs/*/*.pth")} == before
