@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -27,6 +28,18 @@ def random_case(clips=60, classes=12, ties=False, seed=0):
     return (np.round(scores) if ties else scores), targets
 
 
+@cache
+def weighted_case(ties: bool, kind: str):
+    """Scores and targets, 7 rows of weights, and scikit-learn's average precision and ROC area of each class."""
+    scores, targets = random_case(ties=ties)
+    weights = np.concatenate([np.ones((1, 60), np.float32), *bootstrap.draw(60, 6, 1)])
+    if kind != "float32":
+        weights = weights.astype(float) * (np.random.default_rng(5).random(60) if kind == "fractions" else 1)
+    wanted = [[[figure(t, s, sample_weight=w) for t, s in zip(targets.T, scores.T, strict=True)] for w in weights]
+              for figure in (average_precision_score, roc_auc_score)]  # fmt: skip
+    return scores, targets, weights, wanted
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("kind", ["float32", "float64", "fractions"])
@@ -35,19 +48,14 @@ def test_ranking_equals_scikit_learn_for_any_weights(ties, small, kind, monkeypa
         monkeypatch.setattr(weighted, "GROUP_POSITIVES", 40)
         monkeypatch.setattr(weighted, "BLOCK_FLOATS", 130)
         monkeypatch.setattr(weighted, "BLOCK_ROWS", 2)
-    scores, targets = random_case(ties=ties)
+    scores, targets, weights, wanted = weighted_case(ties, kind)
     ranking = weighted.Ranking(scores, targets)
     assert (len(ranking.groups) > 1) == small
-    weights = np.concatenate([np.ones((1, 60), np.float32), *bootstrap.draw(60, 6, 1)])
-    if kind != "float32":
-        weights = weights.astype(float) * (np.random.default_rng(5).random(60) if kind == "fractions" else 1)
     ap, auc = ranking(weights)
     assert ap.dtype == weights.dtype and (ranking.precision(weights) == ap).all()
     near = 1e-6 if kind == "float32" else 1e-12
-    for w, ap_row, auc_row in zip(weights, ap, auc, strict=True):
-        for j, (t, s) in enumerate(zip(targets.T, scores.T, strict=True)):
-            assert ap_row[j] == pytest.approx(average_precision_score(t, s, sample_weight=w), abs=near)
-            assert auc_row[j] == pytest.approx(roc_auc_score(t, s, sample_weight=w), abs=near)
+    for found, expected in zip((ap, auc), wanted, strict=True):
+        assert found.shape == (7, 12) and found == pytest.approx(np.array(expected), abs=near)
 
 
 def test_a_class_without_positives_in_a_resample_drops_out():

@@ -364,7 +364,7 @@ def test_a_file_that_vanishes_after_the_check(tmp_path):
 def test_rows_of_hours_are_read_one_by_one(tmp_path, monkeypatch):
     sizes, plain = [], pq.ParquetFile.iter_batches
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda f, n, **o: sizes.append(n) or plain(f, n, **o))
-    for length in (1000, 10**7, 2 * 10**8):
+    for length in (1000, 10**7, 14 * 10**7):
         table = pa.table({"audio": [bytes(range(200)) + bytes(length)], "human_labels": [["Speech"]]})
         pq.write_table(table, tmp_path / "00.parquet", compression="zstd", use_dictionary=False)
         rows_of(tmp_path)
@@ -449,14 +449,16 @@ def test_damage_anywhere_loads_or_is_refused_by_name(tmp_path, compression, vers
     write_rows(tmp_path, rows, compression=compression, data_page_version=version, row_group_size=10)
     path = tmp_path / "00.parquet"
     whole = path.read_bytes()
-    refused = 0
+    refused, known = 0, set()  # of the same bytes the same is heard
     for at in np.linspace(0, len(whole) - 1, 80).astype(int):
         content = bytearray(whole)
         content[at : at + 3] = b"\xff\x07\x95"
         path.write_bytes(content)
         try:
             for clip in rows_of(tmp_path):
-                heard(clip)
+                if not isinstance(clip.audio, bytes) or clip.audio not in known:
+                    heard(clip)
+                    known |= {clip.audio} if isinstance(clip.audio, bytes) else set()
         except UserError as error:
             refused += 1
             assert str(path) in str(error) and "\n" not in str(error)
