@@ -117,11 +117,11 @@ def test_kills_while_training(runs):
     runs.finish("whole", *flags)
     start = runs.finish("short", *flags, "--epochs", "1")  # with a warm cache, as the killed runs
     kills = resumes = completed = left_behind = 0
-    while kills < 14 or not completed:
+    while kills < 10 or not completed:
         folder = runs.home / f"killed{completed}"
         before = set(folder.glob("projection_epoch_*.pth"))
         process = runs.start(folder.name, *flags, "--resume")
-        killed = kill(process, rng.uniform(0, 2.5 * start) if kills < 14 else None)
+        killed = kill(process, rng.uniform(0, 2.5 * start) if kills < 10 else None)
         temporary = inspect(folder)
         assert len(temporary) <= 1, "temporary files pile up"
         assert before <= set(folder.glob("projection_epoch_*.pth"))
@@ -132,7 +132,7 @@ def test_kills_while_training(runs):
             completed += 1
     print(f"{kills} kills, {resumes} resumes after finished epochs, {completed} runs completed with equal weights,")
     print(f"0 files damaged, {left_behind} temporary files left and removed by the next start")
-    assert resumes >= 5 and "Traceback" not in runs.said.read_text()
+    assert resumes >= 4 and "Traceback" not in runs.said.read_text()
 
 
 def test_kills_while_encoding(runs, encoder):
@@ -140,11 +140,11 @@ def test_kills_while_encoding(runs, encoder):
     runs.finish("whole", "--no-cache", "--epochs", "2")
     cold, start = (runs.finish("other", "--cache-dir", runs.home / "other", "--epochs", "2") for _ in range(2))
     kills = completed = left_behind = grown = 0
-    while kills < 6 or not completed:
+    while kills < 5 or not completed:
         cache, folder = runs.home / f"cache{completed}", runs.home / f"killed{completed}"
         before = set(cached(cache, once=False))
         process = runs.start(folder.name, "--cache-dir", cache, "--epochs", "2", "--resume")
-        killed = kill(process, rng.uniform(start / 2, cold) if kills < 6 else None)
+        killed = kill(process, rng.uniform(start / 2, cold) if kills < 5 else None)
         pieces = set(cache.rglob("*.safetensors"))
         known = set(cached(cache, once=False))
         keys = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 32)
@@ -161,7 +161,7 @@ def test_kills_while_encoding(runs, encoder):
             completed += 1
     print(f"{kills} kills while encoding, {grown} runs that added pieces, {completed} completed with equal weights,")
     print(f"0 pieces damaged, {left_behind} temporary files left and removed by a later start")
-    assert grown >= 3 and "Traceback" not in runs.said.read_text()
+    assert grown >= 2 and "Traceback" not in runs.said.read_text()
 
 
 @pytest.mark.parametrize(("training", "waits_for"), [(False, "embedding:"), (True, "epoch 3: train loss")])
