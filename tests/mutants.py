@@ -569,6 +569,11 @@ CHANGE_NOTHING: dict[tuple[str, str], str] = {
     (f"{H}/metrics/retrieval.py",
      "ranks[some] = 1 + (row > own).sum(axis=1) + ((row == own) // (before < item[:, None])).sum(axis=1)"):
         "// of truth values is &, with a warning",
+    (f"{H}/metrics/superclasses.py",
+     "return [tree.names[i] for i in np.flatnonzero(tree.ancestors[:, found[ -1]])]"): "one name was looked for",
+    (f"{H}/metrics/weighted.py",
+     "ties = sum(int((b << a).sum()) for a, b in zip(at_least, above, strict=True)) > len(own)"):
+        "ties are looked for where there are none, which costs time alone",
     (f"{H}/reading/labels.py", "if twice := [name for name in names if counts[normalise(name)] != 1]:"):
         "each name was counted, so no count is 0",
     (f"{H}/embedding/segments.py", 'self.file = path.open("rb", buffering= -1)'):
