@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hyperbolic_clap.embedding import segments, store
 from hyperbolic_clap.embedding.files import find_sounds
 from hyperbolic_clap.plumbing import file_index
 from hyperbolic_clap.plumbing.errors import RowError, UserError
-from hyperbolic_clap.plumbing.files import write_atomic
+from hyperbolic_clap.plumbing.files import require_outputs, write_atomic
 from hyperbolic_clap.plumbing.run import run
 
 
@@ -30,6 +31,15 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_p
     write_atomic(path, lambda temporary: temporary.write_bytes(b"12345"))
     (file, size, named), (folder, _, there) = told
     assert (file, size, named) == (False, 5, False) and folder and there
+
+
+def test_no_file_is_written_over_one_that_is_read_or_written_by_another_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("a")
+    require_outputs([Path("a"), None, Path("b")], [None, tmp_path / "c"])
+    for outputs, inputs in ((["a"], [tmp_path / "a"]), (["link"], ["a"]), (["a", "link"], []), (["x/../a"], ["a"])):
+        with pytest.raises(UserError, match="would be overwritten"):
+            require_outputs(map(Path, outputs), map(Path, inputs))
 
 
 @pytest.mark.parametrize(("error", "code", "says"), [
