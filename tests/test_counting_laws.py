@@ -12,7 +12,9 @@ import torch
 from safetensors.numpy import save_file
 from test_results_laws import case, counted
 
-from hyperbolic_clap.embedding.pipeline import EmbeddedClips
+from data import Span
+from hyperbolic_clap.embedding.pipeline import NO_CLASS, EmbeddedClips, skip_untrainable
+from hyperbolic_clap.embedding.row_index import KEYED, REASON, UNKNOWN, Part, used_rows
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.inference import tagging
 from hyperbolic_clap.inference.tagging import Tagger
@@ -35,7 +37,7 @@ from hyperbolic_clap.results.compare import CompareConfig, class_changes
 from hyperbolic_clap.results.evaluation import evaluate
 from hyperbolic_clap.results.groups import Group, group_by_seed, group_table
 from hyperbolic_clap.results.measures import PerClass
-from hyperbolic_clap.results.sweep_tables import METRICS, by_setting, resampled, spread
+from hyperbolic_clap.results.sweep_tables import METRICS, by_setting, of_folder, resampled, spread
 
 # Probabilities
 
@@ -250,6 +252,34 @@ def test_runs_of_a_setting_stand_in_the_order_of_their_seeds():
     assert spread([1.0, 3.0]) == f"2.0000 +- {2**0.5:.4f}" and spread([2.0]) == "2.0000"
     assert sweep.effective(TrainConfig(similarity="cosine", c=2.0)) == TrainConfig(similarity="cosine")
     assert sweep.effective(TrainConfig(c=2.0)).c == 2.0
+
+
+def test_tables_of_a_sweep_are_what_counting_gives():
+    """Differences of means over all seeds, with seeds drawn too: the same ones of a setting and its baseline."""
+    rng, groups, draws = np.random.default_rng(0), {}, {}
+    for label, seeds, of in (("hyperbolic", (1, 2, 3), 0.5), ("cosine", (1, 2, 3), 0.45)):
+        groups[label] = [sweep.Outcome("", TrainConfig(similarity=label, seed=seed), {}, {}) for seed in seeds]
+        draws[label] = [{name: rng.normal(of + seed / 50, 0.01, 81) for name in METRICS} for seed in seeds]
+    plain = {name: rng.normal(0.5, 0.01, 81) for name in METRICS}
+    text = "\n".join(of_folder("eval", groups, draws, plain, {"similarity": "cosine"}, 4))
+
+    def told(a, b, name, together):
+        generator = np.random.default_rng([4, 1])
+        of_b = generator.integers(len(b), size=(len(b), 80))
+        of_a = of_b if together else np.zeros((1, 80), int)
+        apart = [np.mean([b[k][name][t + 1] for k in of_b[:, t]]) - np.mean([a[k][name][t + 1] for k in of_a[:, t]])
+                 for t in range(80)]  # fmt: skip
+        low, high = np.percentile(apart, [2.5, 97.5])
+        value = np.mean([one[name][0] for one in b]) - np.mean([one[name][0] for one in a])
+        return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]{'*' if low > 0 or high < 0 else ''}"
+
+    for label, drawn in draws.items():
+        values = [[one[name][0] for one in drawn] for name in METRICS]
+        means = [f"{np.mean(some):.4f} +- {np.std(some, ddof=1):.4f}" for some in values]
+        assert f"| {label} | 3 | {' | '.join(means)} |" in text
+        assert f"| {label} | {' | '.join(told([plain], drawn, name, False) for name in METRICS)} |" in text
+    both = [told(draws["cosine"], draws["hyperbolic"], name, True) for name in METRICS]
+    assert f"| hyperbolic - cosine | {' | '.join(both)} |" in text and "*" in both[0] and text.count(" - ") == 1
 
 
 def workplace(folder, **changes):
@@ -487,6 +517,48 @@ def test_a_superclass_is_answered_by_its_members_at_the_trained_scale():
 
 
 # Labels and rows
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_are_used_skipped_and_noted_as_going_through_them_gives(seed):
+    """A row's labels come before an exclusion, and that before its audio; lost rows are none, and unread ones have no
+    audio to speak of. Of the used ones alone it is said what is odd about their sound."""
+    rng, classes, parts, first = np.random.default_rng(seed), ClassList(["Dog", "Rain"]), [], 0
+    excluded, kinds = rng.random(60) < 0.2, ("no label", NO_CLASS, "excluded", "silent", "cut")
+    wanted, used, masks = {kind: [] for kind in kinds}, [], []
+    noted: dict = {"odd": [], "loud": []}
+    for count in (25, 0, 35):
+        keys = rng.integers(0, 256, (count, 32), dtype=np.uint8)
+        part = Part(Span(None, first, 0, count), None, keys, np.zeros(count, np.uint8), ["cut", "silent"])
+        part.present = rng.random(count) < 0.9
+        human = [[["Dog"], ["dog", "Rain"], ["new"], []][rng.choice(4, p=[0.4, 0.4, 0.1, 0.1])] for _ in range(count)]
+        for i in np.flatnonzero(part.present):
+            labels = skip_untrainable(len(human[i]), len(classes.match(human[i])))
+            why = labels or ("excluded" if excluded[first + i] else None)
+            part.state[i] = rng.choice([KEYED, REASON, REASON + 1] if why is None else [UNKNOWN, KEYED, REASON])
+            why = why or (None if part.state[i] == KEYED else part.reasons[part.state[i] - REASON])
+            masks.append(why is None)
+            (used if why is None else wanted[why]).append(first + int(i))
+            if why is None:
+                noted["odd"] += [first + int(i)] * int(keys[i, 0] % 2)
+                noted["loud"] += [first + int(i)] * int(keys[i, 1] > 200)
+        there = np.flatnonzero(part.present)
+        part.rows = Rows.of(classes, first + there, [f"v{first + i}" for i in there], [human[i] for i in there],
+                            [[]] * len(there))  # fmt: skip
+        parts.append(part)
+        first += count
+    present = [part.present for part in parts]
+
+    def notes_of(keys):
+        found = {"odd": np.flatnonzero(keys[:, 0] % 2), "loud": np.flatnonzero(keys[:, 1] > 200)}
+        return {note: positions for note, positions in found.items() if len(positions)}
+
+    rows, mine, skipped = used_rows(parts, skip_untrainable, ("excluded", excluded), notes_of)
+    assert np.concatenate([some.sample_ids for some in rows]).tolist() == used
+    assert [mask for one, where in zip(mine, present, strict=True) for mask in one[where]] == masks
+    for report, some in ((skipped.report(), wanted), (skipped.noted.report(), noted)):
+        assert report == {kind: {"count": len(ids), "first": [f"v{i}" for i in ids[:5]]}
+                          for kind, ids in some.items() if ids}  # fmt: skip
 
 
 def test_rows_that_were_skipped_in_parts_are_those_of_the_whole():

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,18 @@ def test_exit_codes(error, code, says, capsys):
     assert run(main, None) == code
     printed = capsys.readouterr().err
     assert printed.startswith(says) and (says or not printed)
+
+
+def test_a_file_is_settled_some_seconds_after_its_last_change_also_of_its_entry_alone(tmp_path, monkeypatch):
+    """A program that sets the time of the content back, as cp -p and tar do, has changed the file now."""
+    path, now = tmp_path / "a", time.time_ns()
+    path.write_bytes(b"1")
+    for content in (0, -3600, 2):
+        os.utime(path, ns=(now, now + content * 10**9))
+        for later in (0, 2.9, 3.5, 10):
+            clock = int(os.stat(path).st_ctime_ns + later * 1e9)
+            monkeypatch.setattr(file_index.time, "time_ns", lambda clock=clock: clock)
+            assert file_index.stat_token(path)["settled"] == (later > 3 + max(content, 0)), (content, later)
 
 
 def test_sound_files_are_found_whatever_the_case(tmp_path):

@@ -12,7 +12,7 @@ from conftest import tone_rows, write_rows
 
 from data import ParquetFolder
 from hyperbolic import SIMILARITIES, HyperbolicProjector, expmap0
-from hyperbolic_clap.embedding.given import Origin
+from hyperbolic_clap.embedding.given import Origin, same_model
 from hyperbolic_clap.embedding.texts import PROMPT
 from hyperbolic_clap.metrics.calibration import fit
 from hyperbolic_clap.plumbing.config import SELECT_BY, ProjectorConfig, TrainConfig
@@ -22,6 +22,7 @@ from hyperbolic_clap.projector.checkpoints import rebuild
 from hyperbolic_clap.projector.exported import locate, sha256
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.training import fit as training
 from hyperbolic_clap.training.calibration import calibration, thresholds
 from hyperbolic_clap.training.fit import _about, doubts
 from hyperbolic_clap.training.groups import groups
@@ -91,6 +92,38 @@ def test_the_best_epoch_is_what_sorting_gives(select_by):
         for patience in (1, 2, 5):
             assert folder.should_stop_early(patience) == (6 - order[0]["epoch"] >= patience)
         assert not folder.should_stop_early(None)
+
+
+def test_a_new_run_moves_all_of_an_earlier_one_aside_its_best_epoch_too(tmp_path):
+    for name in ("projection_epoch_2.pth", "best_projection_epoch_1.pth", "notes.txt", "tensorboard/events"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    RunFolder(tmp_path, {}, False)
+    (aside,) = tmp_path.glob("earlier_*")
+    assert {path.name for path in aside.iterdir()} == {"projection_epoch_2.pth", "best_projection_epoch_1.pth",
+                                                       "tensorboard"}  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir() if path.suffix} == {"notes.txt", "setup.json"}
+
+
+@pytest.mark.parametrize(("patience", "last"), [(None, 5), (2, 4), (1, 3)])
+def test_a_training_keeps_each_epoch_stops_after_the_best_and_doubts_that_one(tmp_path, monkeypatch, patience, last):
+    losses, kept, logged, doubted = [3.0, 2.0, 2.5, 2.0, 1.0], [], [], []
+    record = {name: 0.0 for name in (*FIGURES, *SELECT_BY[1:])}
+    epochs = [record | {"epoch": i, "val_loss": loss} for i, loss in enumerate(losses, 1)]
+    trainer = SimpleNamespace(epochs=lambda first: iter(epochs[first - 1 :]), state=dict, start_loss=lambda: 7.0)
+    output = RunFolder(tmp_path, {"epochs": []}, False)
+    monkeypatch.setattr(output, "keep", lambda content: kept.append(content["epoch"]) or output._record(content))
+    monkeypatch.setattr(output, "count", lambda *_: None)
+    monkeypatch.setattr(training, "Trainer", lambda *_: trainer)
+    monkeypatch.setattr(training, "_about", lambda *_: lambda: {"identity": {}})
+    monkeypatch.setattr(training, "doubts", lambda config, best, start: doubted.append((best["epoch"], start)) or [])
+    tracker = SimpleNamespace(log=lambda epoch, of: logged.append((epoch, of["val_loss"])), close=lambda: None)
+    clips = SimpleNamespace(tensors=lambda: (torch.ones(2),) * 3)
+    model = SimpleNamespace(device="cpu", embedder=None)
+    training.fit(TrainConfig(epochs=5, patience=patience), clips, ([0], [1]), model, output, tracker)
+    best = 5 if patience is None else 2
+    assert kept == list(range(1, last + 1)) and logged == [*enumerate(losses[:last], 1)]
+    assert doubted == [(best, 7.0)] and output.best["epoch"] == best
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -195,6 +228,15 @@ def test_prompts_are_the_trained_ones_in_any_order_and_as_often():
     for other in (trained[:2], trained[1:], [*trained, "a {label}"], ["c {label}"]):
         with pytest.raises(UserError, match="contradicts"):
             opened.prompts(other)
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    (("a", "1"), ("a", "1"), True), (("a", "1"), ("b", "1"), True), (("a", "1"), ("a", "2"), False),
+    (("a", ""), ("a", "2"), True), (("a", "1"), ("b", ""), False), (("", "1"), ("", "1"), True),
+    (("", "1"), ("a", ""), None), (("", ""), ("", ""), None), (("", ""), ("a", "1"), None),
+])  # fmt: skip
+def test_models_are_the_same_by_their_files_and_only_without_those_by_name(one, other, same):
+    assert same_model(*one, *other) is same_model(*other, *one) is same
 
 
 def test_new_classes_are_those_of_no_spelling_that_was_trained():
