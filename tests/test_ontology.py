@@ -182,13 +182,6 @@ def test_unit_vectors_have_no_radius(tree, names):
     assert radius_follows_depth(np.linalg.norm(vectors, axis=1), tree.depth[tree.find(names)[0]]) is None
 
 
-def test_a_class_of_one_clip_has_no_mean_radius():
-    """Not 0 either, which the rounding of |v|^2 - |v|^2 would make of every second one."""
-    audio = np.random.default_rng(0).normal(size=(40, 9)).astype(np.float32)
-    assert np.isnan(class_mean_radius(audio, np.eye(40, 41, dtype=bool))).all()
-    assert np.isfinite(class_mean_radius(audio, np.ones((40, 3), bool))).all()
-
-
 def test_class_mean_radius_does_not_depend_on_the_number_of_clips():
     generator = np.random.default_rng(0)
     centre = np.zeros(64)
