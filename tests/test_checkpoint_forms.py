@@ -19,7 +19,7 @@ from conftest import TINY, tone
 from safetensors.torch import save_file
 
 from benchmarks.material import class_names
-from CLAP.checkpoint import resolve_checkpoint
+from CLAP.checkpoint import _cached, resolve_checkpoint
 from CLAP.encoder import FLOAT32, Encoder, tensor
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.versions import at_least
@@ -343,6 +343,15 @@ def test_a_cached_model_is_found_offline(tmp_path, monkeypatch, nothing_from_the
     shutil.copytree(TINY, cache / layout)
     name = "laion/larger.clap" if layout in DOTTED else "laion/larger_clap_general"
     assert resolve_checkpoint(name).resolve() == (cache / layout).resolve()
+
+
+def test_of_several_pinned_revisions_none_is_the_one_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
+    revisions = tmp_path / "models" / "lab--clap" / "snapshots"
+    for name, there in (("v1", ["v1"]), ("v2", []), ("master", []), ("main", [])):
+        (revisions / name).mkdir(parents=True)
+        found = [path.name for path in _cached("lab/clap") if path.parent == revisions]
+        assert found == ["master", "main", *there]
 
 
 def test_a_local_folder_never_asks_the_hub(nothing_from_the_hub):

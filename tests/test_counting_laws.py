@@ -12,7 +12,10 @@ import torch
 from safetensors.numpy import save_file
 from test_results_laws import case, counted
 
-from hyperbolic_clap.embedding.pipeline import EmbeddedClips
+from data import Span
+from hyperbolic_clap.embedding.pipeline import NO_CLASS, EmbeddedClips, skip_untrainable
+from hyperbolic_clap.embedding.row_index import KEYED, REASON, UNKNOWN, Part, used_rows
+from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.inference import tagging
 from hyperbolic_clap.inference.tagging import Tagger
 from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, labels, level
@@ -34,7 +37,7 @@ from hyperbolic_clap.results.compare import CompareConfig, class_changes
 from hyperbolic_clap.results.evaluation import evaluate
 from hyperbolic_clap.results.groups import Group, group_by_seed, group_table
 from hyperbolic_clap.results.measures import PerClass
-from hyperbolic_clap.results.sweep_tables import METRICS, by_setting, resampled, spread
+from hyperbolic_clap.results.sweep_tables import METRICS, by_setting, of_folder, resampled, spread
 
 # Probabilities
 
@@ -59,7 +62,11 @@ def test_calibration_errors_are_what_counting_gives(seed):
         assert found[f"{kind}_error_top1"] == pytest.approx(counted_error(*zip(*best, strict=True)))
     bins = found["reliability"]
     assert [sum(b["pairs"] for b in bins[of]) for of in ("pairs", "top1")] == [kept.sum() * 6, kept.sum()]
-    assert all(b["low"] - 1e-9 <= b["true"] <= b["high"] + 1e-9 for b in bins["top1"])
+    for part in bins["top1"]:  # Wilson's interval
+        n, p, z = part["pairs"], part["true"], 1.959964
+        middle, half = (p + z * z / 2 / n) / (1 + z * z / n), (p * (1 - p) / n + (z / n / 2) ** 2) ** 0.5
+        ends = [max(middle - z * half / (1 + z * z / n), 0), min(middle + z * half / (1 + z * z / n), 1)]
+        assert [part["low"], part["high"]] == pytest.approx(ends, abs=1e-6)
 
 
 def evaluated(content, scale=4.0):
@@ -75,7 +82,9 @@ def evaluated(content, scale=4.0):
     projector.content, projector.module = (
         content,
         SimpleNamespace(
-            audio=lambda x: x, text=lambda x: x, compare=lambda a, t: projector.kind.compare(a, t, None, 1.0)
+            audio=lambda x: x.roll(1, 1),
+            text=lambda x: x.roll(1, 1),
+            compare=lambda a, t: projector.kind.compare(a, t, None, 1.0),
         ),
     )
     tensors, figures = evaluate(EmbeddedClips(classes, rows, audio, text, {}, lambda names: inner), projector, 3, tree)
@@ -94,9 +103,9 @@ def test_an_evaluation_tells_bare_from_scaled_probabilities_and_superclasses_hav
         subtree = (4.0 * every[:, members].double()).exp().sum(1).log() / 4.0
         assert torch.allclose(torch.from_numpy(tensors["inner_branch"][:, column]).double(), subtree, atol=1e-5)
         assert tensors["inner_targets"][:, column].tolist() == [i % 4 in members for i in range(30)]
-    proto = {"prototype_weight": 0.5, "prototype_classes": ["cat"], "prototype_means": unit(torch.ones(1, 8))}
+    proto = {"prototype_weight": 0.5, "prototype_classes": ["cat"], "prototype_means": torch.arange(8.0)[None]}
     gain = evaluated(content | proto)[1]["scores"] - scores
-    assert np.allclose(gain[:, 3], 0.5 * unit(audio) @ unit(torch.ones(8), dim=0), atol=1e-6)
+    assert np.allclose(gain[:, 3], 0.5 * unit(audio) @ unit(torch.arange(8.0), dim=0), atol=1e-6)
     assert (np.delete(gain, 3, axis=1) == 0).all()
 
 
@@ -128,6 +137,19 @@ def test_by_chance_is_by_the_classes_of_another_clip():
     nodes = tree.find(["dog", "pets", "rain", "weather"])[0]
     found = share(np.array([[0, 1], [2, 3], [3, 3]]), np.eye(4, dtype=bool)[[0, 2, 3]], nodes, tree)
     assert (found["share"], found["shuffled"], found["clips"]) == (1.0, 0.0, 2)
+
+
+def test_a_share_of_ancestors_and_its_interval_are_sums_over_the_clips():
+    """A clip with three ancestors weighs three times as much as one with one; one without any counts nowhere."""
+    tree = Ontology({"puppy": ["dog"], "dog": ["mammal"], "mammal": ["animal"], "animal": [], "rain": []})
+    nodes = tree.find(["puppy", "dog", "mammal", "animal", "rain"])[0]
+    met = np.array([[0, 1, 4], [2, 3, 3], [0, 4, 4], [4, 4, 4], [1, 2, 3]])
+    found = share(met, np.eye(5, dtype=bool)[[0, 2, 1, 4, 1]], nodes, tree)
+    inside, whole = np.array([1, 1, 0, 2]), np.array([3, 1, 2, 2])
+    drawn = np.random.default_rng(0).integers(4, size=(2000, 4), dtype=np.int32)
+    ends = np.percentile(inside[drawn].sum(1) / whole[drawn].sum(1), [2.5, 97.5])
+    assert (found["share"], found["clips"]) == (4 / 8, 4)
+    assert [found["low"], found["high"]] == pytest.approx(ends, abs=1e-6)
 
 
 SEEDED = [("a", [2, 0, 1]), ("b", [1, 2, 0]), ("c", [3, 4, 5]), ("d", [0])]
@@ -232,6 +254,34 @@ def test_runs_of_a_setting_stand_in_the_order_of_their_seeds():
     assert sweep.effective(TrainConfig(c=2.0)).c == 2.0
 
 
+def test_tables_of_a_sweep_are_what_counting_gives():
+    """Differences of means over all seeds, with seeds drawn too: the same ones of a setting and its baseline."""
+    rng, groups, draws = np.random.default_rng(0), {}, {}
+    for label, seeds, of in (("hyperbolic", (1, 2, 3), 0.5), ("cosine", (1, 2, 3), 0.45)):
+        groups[label] = [sweep.Outcome("", TrainConfig(similarity=label, seed=seed), {}, {}) for seed in seeds]
+        draws[label] = [{name: rng.normal(of + seed / 50, 0.01, 81) for name in METRICS} for seed in seeds]
+    plain = {name: rng.normal(0.5, 0.01, 81) for name in METRICS}
+    text = "\n".join(of_folder("eval", groups, draws, plain, {"similarity": "cosine"}, 4))
+
+    def told(a, b, name, together):
+        generator = np.random.default_rng([4, 1])
+        of_b = generator.integers(len(b), size=(len(b), 80))
+        of_a = of_b if together else np.zeros((1, 80), int)
+        apart = [np.mean([b[k][name][t + 1] for k in of_b[:, t]]) - np.mean([a[k][name][t + 1] for k in of_a[:, t]])
+                 for t in range(80)]  # fmt: skip
+        low, high = np.percentile(apart, [2.5, 97.5])
+        value = np.mean([one[name][0] for one in b]) - np.mean([one[name][0] for one in a])
+        return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]{'*' if low > 0 or high < 0 else ''}"
+
+    for label, drawn in draws.items():
+        values = [[one[name][0] for one in drawn] for name in METRICS]
+        means = [f"{np.mean(some):.4f} +- {np.std(some, ddof=1):.4f}" for some in values]
+        assert f"| {label} | 3 | {' | '.join(means)} |" in text
+        assert f"| {label} | {' | '.join(told([plain], drawn, name, False) for name in METRICS)} |" in text
+    both = [told(draws["cosine"], draws["hyperbolic"], name, True) for name in METRICS]
+    assert f"| hyperbolic - cosine | {' | '.join(both)} |" in text and "*" in both[0] and text.count(" - ") == 1
+
+
 def workplace(folder, **changes):
     """A place of work whose data, model and settings are names; what it would train or test is told instead."""
     said = {"sha256": "m", "prompt": "p", "names": ["a"], "data": "d", "tested": "t", "top_k": 5} | changes
@@ -285,10 +335,90 @@ def test_a_run_is_trained_and_tested_again_whenever_what_it_depends_on_is_anothe
 
     assert not again(workplace(tmp_path)) and not again(workplace(tmp_path, data="e"))
     for name, value in ({"sha256": "n", "prompt": "q", "names": ["a", "b"], "tested": "u", "top_k": 6}).items():
-        assert again(workplace(tmp_path, **{name: value})), name
+        first.test(config)
+        assert not again(first) and again(workplace(tmp_path, **{name: value})), name
+    first.test(config)
     record = json.loads(file.read_text()) | {"projection_sha256": "other"}
     write_json(file, record)
     assert again(workplace(tmp_path))
+
+
+def test_a_run_goes_on_is_begun_anew_where_it_cannot_and_fails_for_any_other_reason(tmp_path, monkeypatch):
+    place, config, folder, tried = workplace(tmp_path), TrainConfig(), tmp_path / "runs" / "run", []
+    about = {"projection_sha256": "s", "training": {"epoch": 1}}
+    monkeypatch.setattr(sweep, "require_trainable", lambda config, *_: config)
+    monkeypatch.setattr(sweep, "describe_run", lambda *_: {})
+    monkeypatch.setattr(sweep, "name_of", lambda config: "run")
+    monkeypatch.setattr(sweep, "Projector", lambda *_: SimpleNamespace(describe=lambda *_: about))
+
+    def trained(*errors):
+        tried.clear()
+        wrong = [*errors]
+
+        def fit(config, folder, told, resume):
+            tried.append(resume)
+            if wrong:
+                raise UserError(wrong.pop(0))
+            (folder / "best_projection_epoch_1.pth").write_text("")
+
+        place._fit = fit
+        return place.train(config)
+
+    folder.mkdir(parents=True)
+    first = trained()
+    assert tried == [False] and first["projection_sha256"] == "s" and json.loads((folder / "run.json").read_text())
+    (folder / "projection_epoch_1.pth").write_text("")
+    assert trained() == first and tried == []
+    for error, begun in ((None, [True]), ("--resume: another c", [True, False])):
+        (folder / "run.json").unlink()
+        assert trained(*filter(None, [error])) == first and tried == begun
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="--learning-rate"):
+        trained("--learning-rate 9 is too much")
+    assert tried == [True] and not (folder / "run.json").exists()
+
+
+@pytest.mark.parametrize("finalists", [None, 1, 2])
+def test_what_a_sweep_trains_and_tests_is_what_sorting_gives(tmp_path, monkeypatch, finalists):
+    """Of each loss by itself: the best settings by their first seed, then the best by the mean; of equal ones the
+    first that was named. One run fails, and its setting is out."""
+    rng, seeds, rates = np.random.default_rng(finalists or 0), (3, 1, 2), (9, 4, 7, 2, 5)
+    losses = "softmax", "sigmoid"
+    configs = [TrainConfig(loss=loss, epochs=rate, seed=seed) for rate in rates for seed in seeds for loss in losses]
+    figure, trained, tested = {config: rng.integers(4) / 4 for config in configs}, [], []
+    broken = TrainConfig(loss="softmax", epochs=9, seed=3)
+    figure[broken] = 5.0
+
+    class Place:
+        def __init__(self, plan):
+            self.untrained = dict
+
+        def train(self, config):
+            trained.append(config)
+            if config == broken:
+                raise UserError("broke")
+            return {"training": {"validation": {"val_map": figure[config]}}}
+
+        def test(self, config):
+            tested.append(config)
+            return {"eval": {"map": figure[config]}}
+
+    monkeypatch.setattr(sweep, "Workplace", Place)
+    plan = sweep.Plan(None, {}, None, tmp_path, {}, choose_by="val_map", choose_each=("loss",), finalists=finalists)
+    found, _ = sweep.sweep(plan, configs, 1, lambda _: None)
+    wanted_trained, wanted_tested = {*configs} if finalists is None else set(), set()
+    for loss in losses:
+        sides = [[TrainConfig(loss=loss, epochs=rate, seed=seed) for seed in seeds] for rate in rates]
+        wanted_trained |= {side[0] for side in sides}
+        sides = [side for side in sides if broken not in side]
+        if finalists:
+            sides = sorted(sides, key=lambda side: -figure[side[0]])[:finalists]
+        wanted_trained |= {config for side in sides for config in side}
+        wanted_tested |= {*sorted(sides, key=lambda side: -sum(figure[config] for config in side))[0]}
+    assert {*trained} == wanted_trained and sorted(tested, key=configs.index) == sorted(wanted_tested,
+                                                                                        key=configs.index)  # fmt: skip
+    assert [one.config for one in found] == [config for config in configs if config in wanted_trained]
+    assert [one.reason for one in found if one.reason] == ["broke"]
 
 
 # Timelines
@@ -345,9 +475,9 @@ def test_a_recording_is_heard_window_by_window(monkeypatch):
 
     monkeypatch.setattr(tagging, "Windows", lambda path, window, hop: Parts(parts))
     monkeypatch.setattr(tagging, "embed_window", lambda waveform, encoder: torch.from_numpy(waveform))
-    heard, notes = tagger.hear(SimpleNamespace(name="x"), 2.0, 1.0)
+    heard, notes = tagger.hear(SimpleNamespace(name="x"), 2.5, 1.0)
     assert notes == ["heard without some windows: no"]
-    assert heard.start.tolist() == [0, 1.5, 2.5, 3.5] and heard.end.tolist() == [1.5, 2.5, 3.5, 4.5]
+    assert heard.start.tolist() == [0, 1.75, 2.75, 3.75] and heard.end.tolist() == [1.75, 2.75, 3.75, 4.5]
     assert heard.competing.tolist() == [[False, True], [False] * 2, [True, False], [True, True]]
     assert np.isnan(heard.probability[1]).all() and heard.level[1] == -100
     used = [0, 2, 3]
@@ -355,6 +485,12 @@ def test_a_recording_is_heard_window_by_window(monkeypatch):
         np.stack([parts[i][2][:2] for i in used])))  # fmt: skip
     assert heard.level[used].tolist() == pytest.approx([level(parts[i][2]) for i in used])
     assert tagger.thresholds(None).tolist() == [0.5, 0.3] and tagger.thresholds(0.7).tolist() == [0.7, 0.7]
+
+
+def test_a_level_is_mean_power_below_full_scale():
+    waves = [np.ones(50), np.full(50, -0.1), np.tile([0.1, 0.0], 25), np.zeros(50)]
+    wanted = [0, -20, -20 - 10 * np.log10(2), -120]
+    assert [level(wave.astype(np.float32)) for wave in waves] == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_loud_recording_has_one_gain(tmp_path):
@@ -374,9 +510,74 @@ def test_a_superclass_is_answered_by_its_members_at_the_trained_scale():
     cosines = torch.tensor([[0.5, 0.5, 0.1, 0.7]])
     below = np.log(sum(np.exp(3.0 * c) for c in (0.5, 0.1, 0.7))) / 3.0
     assert tagger.similarities(cosines)[0].tolist() == pytest.approx([below, 0.5], abs=1e-6)
+    tagger.projector.content = {"prototype_weight": 0.3, "prototype_classes": ["Bark"],
+                                "prototype_means": torch.tensor([[0.0, 0.0, 1.0, 0.0]])}  # fmt: skip
+    below = np.log(sum(np.exp(3.0 * c) for c in (0.5, 0.1 + 0.3 * 0.1, 0.7))) / 3.0
+    assert tagger.similarities(cosines)[0].tolist() == pytest.approx([below, 0.5], abs=1e-6)
 
 
-# Labels
+# Labels and rows
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_are_used_skipped_and_noted_as_going_through_them_gives(seed):
+    """A row's labels come before an exclusion, and that before its audio; lost rows are none, and unread ones have no
+    audio to speak of. Of the used ones alone it is said what is odd about their sound."""
+    rng, classes, parts, first = np.random.default_rng(seed), ClassList(["Dog", "Rain"]), [], 0
+    excluded, kinds = rng.random(60) < 0.2, ("no label", NO_CLASS, "excluded", "silent", "cut")
+    wanted, used, masks = {kind: [] for kind in kinds}, [], []
+    noted: dict = {"odd": [], "loud": []}
+    for count in (25, 0, 35):
+        keys = rng.integers(0, 256, (count, 32), dtype=np.uint8)
+        part = Part(Span(None, first, 0, count), None, keys, np.zeros(count, np.uint8), ["cut", "silent"])
+        part.present = rng.random(count) < 0.9
+        human = [[["Dog"], ["dog", "Rain"], ["new"], []][rng.choice(4, p=[0.4, 0.4, 0.1, 0.1])] for _ in range(count)]
+        for i in np.flatnonzero(part.present):
+            labels = skip_untrainable(len(human[i]), len(classes.match(human[i])))
+            why = labels or ("excluded" if excluded[first + i] else None)
+            part.state[i] = rng.choice([KEYED, REASON, REASON + 1] if why is None else [UNKNOWN, KEYED, REASON])
+            why = why or (None if part.state[i] == KEYED else part.reasons[part.state[i] - REASON])
+            masks.append(why is None)
+            (used if why is None else wanted[why]).append(first + int(i))
+            if why is None:
+                noted["odd"] += [first + int(i)] * int(keys[i, 0] % 2)
+                noted["loud"] += [first + int(i)] * int(keys[i, 1] > 200)
+        there = np.flatnonzero(part.present)
+        part.rows = Rows.of(classes, first + there, [f"v{first + i}" for i in there], [human[i] for i in there],
+                            [[]] * len(there))  # fmt: skip
+        parts.append(part)
+        first += count
+    present = [part.present for part in parts]
+
+    def notes_of(keys):
+        found = {"odd": np.flatnonzero(keys[:, 0] % 2), "loud": np.flatnonzero(keys[:, 1] > 200)}
+        return {note: positions for note, positions in found.items() if len(positions)}
+
+    rows, mine, skipped = used_rows(parts, skip_untrainable, ("excluded", excluded), notes_of)
+    assert np.concatenate([some.sample_ids for some in rows]).tolist() == used
+    assert [mask for one, where in zip(mine, present, strict=True) for mask in one[where]] == masks
+    for report, some in ((skipped.report(), wanted), (skipped.noted.report(), noted)):
+        assert report == {kind: {"count": len(ids), "first": [f"v{i}" for i in ids[:5]]}
+                          for kind, ids in some.items() if ids}  # fmt: skip
+
+
+def test_rows_that_were_skipped_in_parts_are_those_of_the_whole():
+    """Counts add up, of what was used with a note too; the first five of each reason are named, in their order."""
+    rng = np.random.default_rng(0)
+    said = [(str(rng.choice(["no label", "silent"])), f"v{i}", f"label {i}") for i in range(40)]
+    whole, parts = Skipped(), []
+    for start, stop in ((0, 3), (3, 4), (4, 40)):
+        parts.append(Skipped())
+        for reason, name, label in said[start:stop]:
+            parts[-1].add(reason, 1, [name], [label])
+            parts[-1].noted.add(f"cut {reason}", 2, [name])
+    for part in parts:
+        whole.merge(part)
+    for found, before in ((whole, ""), (whole.noted, "cut ")):
+        names = {kind: [name for reason, name, _ in said if reason == kind] for kind in ("no label", "silent")}
+        assert found.report() == {f"{before}{kind}": {"count": len(some) * (2 if before else 1), "first": some[:5]}
+                                  for kind, some in names.items()}  # fmt: skip
+    assert whole.labels == {label for _, _, label in said}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from hyperbolic_clap.embedding import segments, store
 from hyperbolic_clap.embedding.files import find_sounds
 from hyperbolic_clap.plumbing import file_index
 from hyperbolic_clap.plumbing.errors import RowError, UserError
-from hyperbolic_clap.plumbing.files import write_atomic
+from hyperbolic_clap.plumbing.files import require_outputs, write_atomic
 from hyperbolic_clap.plumbing.run import run
 
 
@@ -32,6 +34,15 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_p
     assert (file, size, named) == (False, 5, False) and folder and there
 
 
+def test_no_file_is_written_over_one_that_is_read_or_written_by_another_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("a")
+    require_outputs([Path("a"), None, Path("b")], [None, tmp_path / "c"])
+    for outputs, inputs in ((["a"], [tmp_path / "a"]), (["link"], ["a"]), (["a", "link"], []), (["x/../a"], ["a"])):
+        with pytest.raises(UserError, match="would be overwritten"):
+            require_outputs(map(Path, outputs), map(Path, inputs))
+
+
 @pytest.mark.parametrize(("error", "code", "says"), [
     (UserError("a\nb"), 2, "error: a\\nb\n"), (KeyboardInterrupt(), 130, "interrupted; finished work is kept\n"),
     (BrokenPipeError(), 1, ""), (OSError(28, "No space left", "x"), 1, "error: No space left: x\n"),
@@ -45,6 +56,18 @@ def test_exit_codes(error, code, says, capsys):
     assert run(main, None) == code
     printed = capsys.readouterr().err
     assert printed.startswith(says) and (says or not printed)
+
+
+def test_a_file_is_settled_some_seconds_after_its_last_change_also_of_its_entry_alone(tmp_path, monkeypatch):
+    """A program that sets the time of the content back, as cp -p and tar do, has changed the file now."""
+    path, now = tmp_path / "a", time.time_ns()
+    path.write_bytes(b"1")
+    for content in (0, -3600, 2):
+        os.utime(path, ns=(now, now + content * 10**9))
+        for later in (0, 2.9, 3.5, 10):
+            clock = int(os.stat(path).st_ctime_ns + later * 1e9)
+            monkeypatch.setattr(file_index.time, "time_ns", lambda clock=clock: clock)
+            assert file_index.stat_token(path)["settled"] == (later > 3 + max(content, 0)), (content, later)
 
 
 def test_sound_files_are_found_whatever_the_case(tmp_path):

@@ -18,6 +18,7 @@ from hyperbolic_clap.metrics.hierarchy import (
     ClassTree,
     hubness,
     ontology_metrics,
+    recall_bounds,
     tree_ratios,
     two_level_averages,
 )
@@ -134,6 +135,19 @@ def test_metrics_equal_plain_sets_and_loops(parents, seed, clips, data):
         assert found[name] == pytest.approx(sum(sums[name]) / sum(slots))
         assert bounds["ceiling"] == pytest.approx(sum(ceilings[name]) / sum(slots))
         assert bounds["chance"] == pytest.approx(sum(chances[name]) / sum(slots), abs=0.04)
+
+
+def test_chance_is_that_of_all_clips_whatever_their_numbers_of_labels():
+    """Of clips with one label, and of clips with a third of the classes, it is the mean over both."""
+    names = [f"c{i}" for i in range(30)]
+    tree = Ontology({f"g{i}": [] for i in range(15)} | {name: [f"g{i // 2}"] for i, name in enumerate(names)})
+    classes = ClassTree(tree.find(names)[0], tree)
+    rng = np.random.default_rng(0)
+    few, many = (np.argsort(rng.random((60, 30)), axis=1) < count for count in (1, 10))
+    mixed = few, many, np.vstack([few, many])
+    chances = [recall_bounds(some, classes)["sibling_recall@5"]["chance"] for some in mixed]
+    assert chances[:2] == pytest.approx([1 / 29, 10 / 29], abs=0.01)
+    assert chances[2] == pytest.approx(np.mean(chances[:2]), abs=0.01)
 
 
 @given(trees(), st.integers(0, 999), st.data())

@@ -12,8 +12,12 @@ from conftest import here
 from safetensors.numpy import save_file
 
 from hyperbolic_clap.metrics import bootstrap
-from hyperbolic_clap.metrics.classification import metrics
+from hyperbolic_clap.metrics.classification import metrics, rank_classes
+from hyperbolic_clap.metrics.ontology import Ontology
 from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.results.compare import common
+from hyperbolic_clap.results.files import Results, read
+from hyperbolic_clap.results.measures import Measures
 
 NAMES = ["Ax", "Bell", "Cat", "Door", "Egg", "Fire", "Gong", "Horn"]
 DEPTH, RESAMPLES = 3, 120
@@ -146,6 +150,39 @@ def test_the_seed_and_the_number_of_resamples_are_those_given(tmp_path):
         given = bootstrap.affordable(asked, cost)
         assert given == asked if cost == 1 else 0 < given <= min(asked, bootstrap.FEWER)
         assert sum(len(weights) for weights in bootstrap.draw(5, asked, 0)) == asked
+
+
+def held(seed, keys):
+    scores, targets = (values[: len(keys)] for values in case(seed))
+    return Results(None, "x", True, {}, {"model": {}}, NAMES, keys, rank_classes(scores), 8, targets, scores)
+
+
+def test_two_files_are_compared_as_wholes_only_if_neither_has_a_clip_more():
+    keys = [(f"v{i}", str(i)) for i in range(12)]
+    for a, b, whole in ((12, 12, True), (9, 12, False), (12, 9, False)):
+        pair = common(held(0, keys[:a]), held(0, keys[:b]))
+        assert (pair.clips, pair.other_truth, pair.whole) == (min(a, b), 0, whole)
+
+
+def test_the_truth_of_a_clip_is_its_human_labels_and_only_without_them_its_machine_ids(tmp_path):
+    told = [(["Bell"], ["Cat"], ["Bell"]), ([], ["Cat"], ["Cat"]), ("Bell, Egg", ["Cat"], ["Bell", "Egg"]),
+            (None, None, []), (["of no class"], ["Cat"], [])]  # fmt: skip
+    entries = [{"video_id": str(i), "predicted_top1": "Ax", "ground_truth_human_labels": human,
+                "ground_truth_labels": machine} for i, (human, machine, _) in enumerate(told)]  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps({"test_info": {"class_names": NAMES}, "predictions": entries}))
+    found = read(tmp_path / "a.json", "a", None, tmp_path).targets
+    assert [[NAMES[j] for j in np.flatnonzero(row)] for row in found] == [wanted for _, _, wanted in told]
+
+
+def test_rankings_have_as_many_resamples_as_can_be_afforded_whatever_the_chunks(monkeypatch):
+    measures = Measures(held(1, [(f"v{i}", "") for i in range(26)]), np.arange(24), 3, Ontology())
+    whole = measures.resample(20, 0)
+    monkeypatch.setattr(bootstrap, "affordable", lambda resamples, cost: 7)
+    for rows in (100, 5, 7, 1):
+        monkeypatch.setattr(bootstrap, "CHUNK_FLOATS", rows * 24)
+        for name, values in measures.resample(20, 0).items():
+            assert len(values) == (7 if name in ("map", "auc", "d_prime") else 20), name
+            assert values == pytest.approx(whole[name][: len(values)], rel=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("least", [1, 4, 5])

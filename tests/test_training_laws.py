@@ -12,18 +12,23 @@ from conftest import tone_rows, write_rows
 
 from data import ParquetFolder
 from hyperbolic import SIMILARITIES, HyperbolicProjector, expmap0
-from hyperbolic_clap.embedding.given import Origin
+from hyperbolic_clap.embedding.given import Origin, same_model
+from hyperbolic_clap.embedding.texts import PROMPT
 from hyperbolic_clap.metrics.calibration import fit
-from hyperbolic_clap.plumbing.config import SELECT_BY, TrainConfig
+from hyperbolic_clap.plumbing.config import SELECT_BY, ProjectorConfig, TrainConfig
+from hyperbolic_clap.plumbing.errors import UserError
+from hyperbolic_clap.projector import projector
 from hyperbolic_clap.projector.checkpoints import rebuild
 from hyperbolic_clap.projector.exported import locate, sha256
 from hyperbolic_clap.projector.projector import Projector
 from hyperbolic_clap.reading.labels import ClassList
+from hyperbolic_clap.training import fit as training
 from hyperbolic_clap.training.calibration import calibration, thresholds
 from hyperbolic_clap.training.fit import _about, doubts
 from hyperbolic_clap.training.groups import groups
 from hyperbolic_clap.training.run_folder import FIGURES, RECALLS, RunFolder
 from hyperbolic_clap.training.split import split_by_video
+from hyperbolic_clap.training.trainer import Trainer
 
 
 def counted_threshold(values, right):
@@ -89,6 +94,38 @@ def test_the_best_epoch_is_what_sorting_gives(select_by):
         assert not folder.should_stop_early(None)
 
 
+def test_a_new_run_moves_all_of_an_earlier_one_aside_its_best_epoch_too(tmp_path):
+    for name in ("projection_epoch_2.pth", "best_projection_epoch_1.pth", "notes.txt", "tensorboard/events"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    RunFolder(tmp_path, {}, False)
+    (aside,) = tmp_path.glob("earlier_*")
+    assert {path.name for path in aside.iterdir()} == {"projection_epoch_2.pth", "best_projection_epoch_1.pth",
+                                                       "tensorboard"}  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir() if path.suffix} == {"notes.txt", "setup.json"}
+
+
+@pytest.mark.parametrize(("patience", "last"), [(None, 5), (2, 4), (1, 3)])
+def test_a_training_keeps_each_epoch_stops_after_the_best_and_doubts_that_one(tmp_path, monkeypatch, patience, last):
+    losses, kept, logged, doubted = [3.0, 2.0, 2.5, 2.0, 1.0], [], [], []
+    record = {name: 0.0 for name in (*FIGURES, *SELECT_BY[1:])}
+    epochs = [record | {"epoch": i, "val_loss": loss} for i, loss in enumerate(losses, 1)]
+    trainer = SimpleNamespace(epochs=lambda first: iter(epochs[first - 1 :]), state=dict, start_loss=lambda: 7.0)
+    output = RunFolder(tmp_path, {"epochs": []}, False)
+    monkeypatch.setattr(output, "keep", lambda content: kept.append(content["epoch"]) or output._record(content))
+    monkeypatch.setattr(output, "count", lambda *_: None)
+    monkeypatch.setattr(training, "Trainer", lambda *_: trainer)
+    monkeypatch.setattr(training, "_about", lambda *_: lambda: {"identity": {}})
+    monkeypatch.setattr(training, "doubts", lambda config, best, start: doubted.append((best["epoch"], start)) or [])
+    tracker = SimpleNamespace(log=lambda epoch, of: logged.append((epoch, of["val_loss"])), close=lambda: None)
+    clips = SimpleNamespace(tensors=lambda: (torch.ones(2),) * 3)
+    model = SimpleNamespace(device="cpu", embedder=None)
+    training.fit(TrainConfig(epochs=5, patience=patience), clips, ([0], [1]), model, output, tracker)
+    best = 5 if patience is None else 2
+    assert kept == list(range(1, last + 1)) and logged == [*enumerate(losses[:last], 1)]
+    assert doubted == [(best, 7.0)] and output.best["epoch"] == best
+
+
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("near", [True, False])
 @pytest.mark.parametrize("similarity", ["hyperbolic", "cosine"])
@@ -109,10 +146,10 @@ def test_a_split_ties_equal_values_and_nothing_else(tmp_path, kind):
     write_rows(tmp_path, rows[:4], "0.parquet")
     write_rows(tmp_path, rows[4:], "1.parquet")
     folder = ParquetFolder(tmp_path, ClassList(["Sine wave", "Music"]))
-    used = np.array([0, 1, 2, 3, 4, 6, 7, 8, 9])
-    own = [("row", i) if values[i] is None or values[i] != values[i] else values[i] for i in used.tolist()]
-    found = groups(folder, SimpleNamespace(sample_ids=used), "where").tolist()
-    assert found == [list(dict.fromkeys(own)).index(value) for value in own]
+    for used in ([0, 1, 2, 3, 4, 6, 7, 8, 9], [0, 2, 4, 5, 8], [5, 8, 9]):
+        own = [("row", i) if values[i] is None or values[i] != values[i] else values[i] for i in used]
+        found = groups(folder, SimpleNamespace(sample_ids=np.array(used)), "where").tolist()
+        assert found == [list(dict.fromkeys(own)).index(value) for value in own]
 
 
 def test_the_identity_of_a_run_holds_its_split_and_its_data():
@@ -169,10 +206,67 @@ def test_a_rebuilt_projector_is_the_one_that_was_trained():
         assert (rebuilt.c, rebuilt.temperature, rebuilt.audio_radius) == (trained.c, 0.7, 0.9)
 
 
+def test_a_projector_s_c_is_the_trained_one_and_a_flag_that_says_another_is_refused(monkeypatch):
+    opened = Projector(None, torch.device("cpu"))
+    opened.content, opened.module = {"similarity": "hyperbolic", "c": 3.0, "base_c": 2.0, "temperature": 0.7}, 1
+    monkeypatch.setattr(projector, "Projector", lambda *_: opened)
+    assert opened.c == 3.0
+    for name, trained in (("c", 3.0), ("temperature", 0.7)):
+        same = ProjectorConfig(Path("x"), **{name: trained * (1 + 1e-6)})
+        assert projector.open_projector(same, torch.device("cpu")) is opened
+        for value in (1.0001 * trained, 0.9999 * trained):
+            with pytest.raises(UserError, match=f"--{name} .* contradicts x, which was trained with {name} = "):
+                projector.open_projector(ProjectorConfig(Path("x"), **{name: value}), torch.device("cpu"))
+
+
+def test_prompts_are_the_trained_ones_in_any_order_and_as_often():
+    opened = Projector(None, torch.device("cpu"))
+    assert opened.prompts(("x {label}",)) == ("x {label}",) and opened.prompts(None) == [PROMPT]
+    opened.content = {"prompt": "a {label}\nb {label}\nb {label}"}
+    trained = ["a {label}", "b {label}", "b {label}"]
+    assert opened.prompts(None) == opened.prompts(trained[::-1]) == trained
+    for other in (trained[:2], trained[1:], [*trained, "a {label}"], ["c {label}"]):
+        with pytest.raises(UserError, match="contradicts"):
+            opened.prompts(other)
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    (("a", "1"), ("a", "1"), True), (("a", "1"), ("b", "1"), True), (("a", "1"), ("a", "2"), False),
+    (("a", ""), ("a", "2"), True), (("a", "1"), ("b", ""), False), (("", "1"), ("", "1"), True),
+    (("", "1"), ("a", ""), None), (("", ""), ("", ""), None), (("", ""), ("a", "1"), None),
+])  # fmt: skip
+def test_models_are_the_same_by_their_files_and_only_without_those_by_name(one, other, same):
+    assert same_model(*one, *other) is same_model(*other, *one) is same
+
+
 def test_new_classes_are_those_of_no_spelling_that_was_trained():
     projector = Projector(None, torch.device("cpu"))
     projector.content = {"classes": ["Dog  Bark", "Rain"]}
     assert projector.new_classes(["dog bark", "RAIN", "Wind"]) == ["Wind"]
+
+
+@pytest.mark.parametrize("similarity", [*SIMILARITIES])
+def test_figures_of_a_validation_are_what_counting_gives(similarity):
+    """With a c that was learned, a text here and there beyond 0.99 of its radius, and clips of every class."""
+    rng = torch.Generator().manual_seed(0)
+    audio, text, targets = torch.randn(11, 6, generator=rng), torch.randn(9, 6, generator=rng), torch.eye(11, 9) > 0
+    targets[9:] = True
+    config = TrainConfig(c=0.5, temperature=0.6, similarity=similarity, output_dim=6, learn_c=True, audio_radius=1.2)
+    trainer = Trainer(config, audio, targets, text, torch.arange(4), torch.arange(4, 11))
+    trainer.projector.log_c_change.data.fill_(0.9)
+    found, c = trainer.validate(1), 0.5 * math.exp(0.9)
+    a, t, right = 1.2 * audio[4:] / audio[4:].norm(dim=1, keepdim=True), 1.2 * text, targets[4:]
+    assert found["c"] == pytest.approx(c)
+    table = SIMILARITIES[similarity].compare(a, t, c, 0.6)
+    assert found["similarity_positives"] == pytest.approx(table[right].mean().item(), rel=1e-5)
+    assert found["similarity_negatives"] == pytest.approx(table[~right].mean().item(), rel=1e-5)
+    for side, vectors in (("audio", a), ("text", t)):
+        lengths = 2 * vectors.norm(dim=1).double().numpy()
+        near = [math.tanh(length / 2 / c**0.5) > 0.99 for length in lengths.tolist()]
+        assert found[f"{side}_near_boundary"] == pytest.approx(np.mean(near))
+        assert found[f"{side}_distance_from_origin_mean"] == pytest.approx(lengths.mean(), rel=1e-5)
+        assert found[f"{side}_distance_from_origin_std"] == pytest.approx(lengths.std(), abs=1e-5)
+    assert 0 < found["text_near_boundary"] < 1
 
 
 def test_the_first_video_trains_however_long_it_is():
