@@ -581,7 +581,7 @@ ROOMS = {
     "hyperbolic": {"hyperbolic.py": f"{CHOICES} {GEOMETRY} {TRAINING} {SECOND}"},
     "projector": {
         f"{H}/projector/blocks.py": "test_search.py test_retrieval_captions.py",
-        f"{H}/projector/checkpoints.py": f"{TRAINING} {FLAGS} test_sharing.py "
+        f"{H}/projector/checkpoints.py": f"{TRAINING} {FLAGS} test_sharing.py test_training_record.py "
         "test_tagging.py::test_thresholds_of_the_validation_clips_are_used",
         f"{H}/projector/exported.py": f"{CHOICES} test_sharing.py",
         f"{H}/projector/opening.py": "test_classes_of_projector.py test_prompts.py test_sharing.py",
