@@ -573,6 +573,12 @@ MUTANTS = [Mutant(*line) for line in (
     ("inference", f"{H}/inference/timeline.py", "np.mean(np.square(waveform, dtype=np.float64))",
      "np.mean(np.square(waveform, dtype=np.float64)) ** 0.5", COUNTING),
     ("inference", f"{H}/inference/windows.py", "start + self._step\n", "start + self._size\n", "test_tagging.py"),
+    ("metrics", f"{H}/metrics/calibration.py", "missing if probabilities is None else", "missing if kind else",
+     COUNTING),
+    ("training", f"{H}/training/run_folder.py", 'if other != self._epoch_file(content["epoch"]):',
+     'if other != self._epoch_file(self.best["epoch"]):', CHOICES),
+    ("results", f"{H}/results/groups.py", "there if len(there) == len(found) else None", "there or None", COUNTING),
+    ("inference", f"{H}/inference/timeline.py", "np.percentile(x, FLOOR)", "np.quantile(x, FLOOR / 1000)", COUNTING),
 )]  # fmt: skip
 
 

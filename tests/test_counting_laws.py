@@ -18,7 +18,7 @@ from hyperbolic_clap.embedding.row_index import KEYED, REASON, UNKNOWN, Part, us
 from hyperbolic_clap.embedding.skipped import Skipped
 from hyperbolic_clap.inference import tagging
 from hyperbolic_clap.inference.tagging import Tagger
-from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, labels, level
+from hyperbolic_clap.inference.timeline import Heard, TimelineConfig, gate, labels, level
 from hyperbolic_clap.inference.windows import Windows
 from hyperbolic_clap.metrics import bootstrap
 from hyperbolic_clap.metrics.calibration import calibration_metrics
@@ -67,6 +67,14 @@ def test_calibration_errors_are_what_counting_gives(seed):
         middle, half = (p + z * z / 2 / n) / (1 + z * z / n), (p * (1 - p) / n + (z / n / 2) ** 2) ** 0.5
         ends = [max(middle - z * half / (1 + z * z / n), 0), min(middle + z * half / (1 + z * z / n), 1)]
         assert [part["low"], part["high"]] == pytest.approx(ends, abs=1e-6)
+
+
+def test_why_there_is_no_calibration_error():
+    values, none, some = np.full((2, 3), 0.5), np.zeros((2, 3), bool), np.eye(2, 3) > 0
+    found = calibration_metrics(values, values, none)
+    assert found["reason"] == "no clip has a true class" and found["calibrated_error"] is None
+    found = calibration_metrics(values, None, some)
+    assert found["reason"] == "the projector has no calibrated probabilities" and found["uncalibrated_error"] > 0
 
 
 def evaluated(content, scale=4.0):
@@ -182,6 +190,15 @@ def test_a_table_over_seeds_is_what_counting_gives(seed):
                  for t in range(300)]  # fmt: skip
         assert [entry["low"], entry["high"]] == pytest.approx([*np.percentile(apart, [2.5, 97.5])]), seeds
     assert isinstance(groups[0], Group)
+
+
+def test_a_metric_that_one_seed_lacks_has_no_mean():
+    groups = [Group("a", [0, 1], [1, 2]), Group("b", [2, 3], [1, 2])]
+    columns = [{"map": {"value": 0.5}, "auc": {"value": 0.1 * i}} for i in range(4)]
+    del columns[3]["map"]
+    of_map, of_auc = group_table(groups, columns, [None] * 4, ["map", "auc"], 0)["rows"]
+    assert [cell and cell["value"] for cell in of_map["values"]] == [0.5, None] and of_map["differences"] == [None]
+    assert [cell["value"] for cell in of_auc["values"]] == pytest.approx([0.05, 0.25])
 
 
 def test_trainings_of_other_models_or_prompts_are_other_groups():
@@ -485,6 +502,13 @@ def test_a_recording_is_heard_window_by_window(monkeypatch):
         np.stack([parts[i][2][:2] for i in used])))  # fmt: skip
     assert heard.level[used].tolist() == pytest.approx([level(parts[i][2]) for i in used])
     assert tagger.thresholds(None).tolist() == [0.5, 0.3] and tagger.thresholds(0.7).tolist() == [0.7, 0.7]
+
+
+def test_the_floor_of_a_recording_is_its_quietest_tenth():
+    levels = np.random.default_rng(0).permutation(np.arange(-80.0, 21.0))
+    closed, told = gate(levels)
+    assert (told["floor_db"], told["loudest_db"], told["reason"]) == (-70, 20, None)
+    assert sorted(levels[closed]) == [*range(-80, -67)] and told["closed"] == 13
 
 
 def test_a_level_is_mean_power_below_full_scale():

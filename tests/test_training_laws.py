@@ -105,6 +105,18 @@ def test_a_new_run_moves_all_of_an_earlier_one_aside_its_best_epoch_too(tmp_path
     assert {path.name for path in tmp_path.iterdir() if path.suffix} == {"notes.txt", "setup.json"}
 
 
+@pytest.mark.parametrize("kept", ["all", "best"])
+def test_of_kept_checkpoints_the_last_one_is_always_there_to_go_on_from(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr("hyperbolic_clap.projector.checkpoints.save", lambda path, content: path.write_text("x"))
+    output = RunFolder(tmp_path, {"epochs": []}, False, kept=kept)
+    for number, loss in enumerate([3.0, 1.0, 2.0, 2.5, 0.5], 1):
+        output.keep({name: 0.0 for name in FIGURES} | {"epoch": number, "val_loss": loss})
+        own = range(1, number + 1) if kept == "all" else [number]
+        best = {1: 1, 5: 5}.get(number, 2)
+        assert {path.name for path in tmp_path.glob("*.pth")} == {
+            f"best_projection_epoch_{best}.pth", *(f"projection_epoch_{i}.pth" for i in own)}  # fmt: skip
+
+
 @pytest.mark.parametrize(("patience", "last"), [(None, 5), (2, 4), (1, 3)])
 def test_a_training_keeps_each_epoch_stops_after_the_best_and_doubts_that_one(tmp_path, monkeypatch, patience, last):
     losses, kept, logged, doubted = [3.0, 2.0, 2.5, 2.0, 1.0], [], [], []
