@@ -379,3 +379,17 @@ def test_files_of_two_trees_are_measured_by_the_first(evaluated, other):
         assert entry["difference"] is None
     same = compare([files[0], files[0]], CompareConfig(resamples=200))
     assert not any("taxonomy" in note for note in same["notes"])
+
+
+def test_relatives_among_all_of_audiosets_classes():
+    """A clip whose next best classes are its siblings finds them all; one whose rankings stop at ten has no recall."""
+    tree = Ontology()
+    names = tree.names[1:528]
+    classes, targets = ClassTree(tree.find(names)[0], tree), np.zeros((2, 527), bool)
+    near = classes.relatives["sibling_recall@5"]
+    own = np.flatnonzero(near.sum(axis=1) > 6)[:2]
+    targets[[0, 1], own] = True
+    order = np.stack([np.argsort(-(near[i] + 2 * (np.arange(527) == i)), kind="stable") for i in own])
+    found = ontology_metrics(order, targets, names, tree)
+    assert found["sibling_recall@5"] == 1 == found["sibling_recall@5_bounds"]["ceiling"]
+    assert ontology_metrics(order[:, :10], targets, names, tree)["sibling_recall@5"] is None

@@ -367,6 +367,15 @@ def test_a_damaged_file_is_never_taken_for_known(folder, skip):
                                           "--num-samples", 100, check=False).stderr  # fmt: skip
 
 
+def test_why_one_row_is_skipped_says_nothing_of_those_that_another_class_list_left_unread(folder):
+    two = folder.home / "two.json"
+    two.write_text(json.dumps({"low": 0, "middle": 1}))
+    script("train_hyperbolic_clap.py", "--parquet-dir", folder.data, "--class-labels", two, "--epochs", 1,
+           "--cache-dir", folder.home / "cache", "--output-dir", folder.home / "out")  # fmt: skip
+    found, read, *_ = folder.run()
+    assert set(read) >= {2, 8, 11} and found == folder.fresh()
+
+
 def test_columns_say_what_reading_row_by_row_says(realsounds, hostile, tmp_path):
     """Every parquet file there is: the columns, read whole, against each row read with its audio."""
     odd = [
