@@ -6,7 +6,7 @@
 geometry_again.csv to --output-dir: for each side and cell how many of its trials were run again and the largest
 difference of their score on the validation clips; where the published choice was run again with its 5 seeds, its
 figures before and after. geometry_again_differences.csv: the differences between the choices of two sides with their
-intervals, before and after. All are points of per cent. Some 10 minutes of one core, for the resamples.
+intervals, before and after. All are points of per cent. A minute or two, for the resamples.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from geometry_runs import DIFFERENCE_COLUMNS, METRICS, RESAMPLES, SEEDS, difference_cells, drawn, write_csv
+from geometry_runs import DIFFERENCE_COLUMNS, METRICS, SEEDS, difference_cells, of_runs, write_csv
 from geometry_search import flags, trials
-from geometry_table import PAIRS
 from material import ROOT, parse
 
 
@@ -49,43 +48,29 @@ def choice_again(args, row: dict, configs: list) -> list[str]:
     return [name_of(one) for one in seeds] if done else []
 
 
-def again(folder: Path, names: list[str], on: str):
-    """Draws (S, RESAMPLES, 4) and points (S, 4) of runs on a folder."""
-    import numpy as np
-
-    from hyperbolic_clap.results.sweep_tables import resampled
-
-    found = [resampled(folder / "results" / f"{name}_{on}.json", RESAMPLES, 0) for name in names]
-    return np.stack([drawn(one) for one in found]), np.array([[one[m][0] for m in METRICS] for one in found])
-
-
 def main(args) -> None:
     choices, every, gaps = (table(args.published / f"geometry{kind}.csv") for kind in ("", "_trials", "_differences"))
-    rows, changed = [], []
-    for cell in dict.fromkeys((row["loss"], row["dim"]) for row in choices if row["loss"]):
-        for on in ("eval", "other"):
-            found = {}
-            for row in choices:
-                if (row["loss"], row["dim"], row["chosen on"], row["measured on"]) != (*cell, "validation", on):
-                    continue
-                configs = [trial.settings(row["side"], row["loss"], int(row["dim"])) for trial in trials()]
-                mine = (*cell, row["side"])
-                published = [trial for trial in every if (trial["loss"], trial["dim"], trial["side"]) == mine]
-                both = [""] * (2 * len(METRICS))
-                if names := choice_again(args, row, configs):
-                    found[row["side"]] = again(args.work_dir, names, getattr(args, on))
-                    after = 100 * found[row["side"]][1].mean(0)
-                    both = [f"{x:.2f}" for name, value in zip(METRICS, after, strict=True)
-                            for x in (float(row[name]), value)]  # fmt: skip
-                rows.append([*mine, *trials_again(args, published, configs), on, *both])
-            for one, two in PAIRS:
-                for row in gaps:
-                    here = row["loss"], row["dim"], row["difference"], row["chosen on"], row["measured on"]
-                    if here == (*cell, f"{two} - {one}", "validation", on) and {one, two} <= set(found):
-                        (first, before), (second, after) = found[one], found[two]
-                        anew = difference_cells(first, second, (before, after))
-                        pairs = zip((row[name] for name in DIFFERENCE_COLUMNS), anew, strict=True)
-                        changed.append([*here[:3], on, *(x for pair in pairs for x in pair)])
+    rows, found = [], {}
+    for row in choices:
+        if row["chosen on"] != "validation":
+            continue
+        mine, on = (row["loss"], row["dim"], row["side"]), row["measured on"]
+        configs = [trial.settings(row["side"], row["loss"], int(row["dim"])) for trial in trials()]
+        published = [trial for trial in every if (trial["loss"], trial["dim"], trial["side"]) == mine]
+        both = [""] * (2 * len(METRICS))
+        if names := choice_again(args, row, configs):
+            found[(*mine, on)] = of_runs(args.work_dir, names, getattr(args, on))
+            pairs = zip((float(row[name]) for name in METRICS), 100 * found[(*mine, on)][1].mean(0), strict=True)
+            both = [f"{x:.2f}" for pair in pairs for x in pair]
+        rows.append([*mine, *trials_again(args, published, configs), on, *both])
+    changed = []
+    for row in gaps:
+        cell, on = (row["loss"], row["dim"]), row["measured on"]
+        sides = [found.get((*cell, side, on)) for side in reversed(row["difference"].split(" - "))]
+        if row["chosen on"] == "validation" and None not in sides and len(sides) == 2:
+            anew = difference_cells(*(draws for draws, _ in sides), [points for _, points in sides])
+            pairs = zip((row[name] for name in DIFFERENCE_COLUMNS), anew, strict=True)
+            changed.append([*cell, row["difference"], on, *(x for pair in pairs for x in pair)])
     figures = [f"{metric} {when}" for metric in METRICS for when in ("before", "after")]
     head = ["loss", "dim", "side", "trials again", "largest difference", "measured on", *figures]
     write_csv(args.output_dir / "geometry_again.csv", head, rows)

@@ -179,6 +179,16 @@ def drawn(found: dict):
     return np.stack([found[name][1:] for name in METRICS], axis=1)
 
 
+def of_runs(folder: Path, names: list[str], on: str):
+    """Draws (S, RESAMPLES, 4) and points (S, 4) of a sweep's runs on a folder."""
+    import numpy as np
+
+    from hyperbolic_clap.results.sweep_tables import resampled
+
+    found = [resampled(folder / "results" / f"{name}_{on}.json", RESAMPLES, 0) for name in names]
+    return np.stack([drawn(one) for one in found]), np.array([[one[m][0] for m in METRICS] for one in found])
+
+
 def difference(first, second):
     """Draws (S, B, K) of two sides -> (2, K): the 95 % interval of second - first over clips and seeds."""
     import numpy as np

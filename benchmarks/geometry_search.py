@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from geometry_runs import FLAT, METRICS, RESAMPLES, SEEDS, drawn, write_csv
+from geometry_runs import FLAT, SEEDS, of_runs, write_csv
 from material import ROOT
 
 TRIALS, FINALISTS = 32, 4
@@ -166,7 +166,6 @@ def search_cell(place, loss: str, dim: int, split_by: str, data: str, jobs: int)
 
     from hyperbolic_clap.plumbing.files import write_atomic
     from hyperbolic_clap.results.sweep import by_validation
-    from hyperbolic_clap.results.sweep_tables import resampled
 
     measured = {name: mean_on(place, name) for name in place.plan.folders}
     choosers = {"validation": by_validation("val_mean")} | {n: by for n, by in measured.items() if n != "eval"}
@@ -180,10 +179,9 @@ def search_cell(place, loss: str, dim: int, split_by: str, data: str, jobs: int)
     for (side, by), configs in picked.items():
         for route in ROUTES:
             if route[0] == by and route[1] in measured:
-                found = [resampled(place.plan.results(outcomes[config].name, route[1]), RESAMPLES, 0)
-                         for config in configs]  # fmt: skip
-                kept[f"points {'/'.join((side, *route))}"] = np.array([[one[m][0] for m in METRICS] for one in found])
-                kept[f"draws {'/'.join((side, *route))}"] = np.stack([drawn(one) for one in found]).astype(np.float32)
+                draws, points = of_runs(place.plan.output_dir, [outcomes[config].name for config in configs], route[1])
+                kept[f"points {'/'.join((side, *route))}"] = points
+                kept[f"draws {'/'.join((side, *route))}"] = draws.astype(np.float32)
     chosen = {f"{side}/{by}": sides[side].index(replace(configs[0], seed=0)) for (side, by), configs in picked.items()}
     found = {"data": data, "trials": scores, "chosen": chosen}
 

@@ -5,14 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, finish, script, tone_rows, write_rows
+from conftest import ROOT, TINY, few_classes, finish, script, tone_rows, write_rows
 from test_compare import NAMES, changed, write_results
 
 import plot_results
-from hyperbolic_clap.plumbing.config import CLASS_LABELS
 from hyperbolic_clap.plumbing.errors import UserError
 from hyperbolic_clap.plumbing.files import write_json
-from hyperbolic_clap.reading.labels import ClassList
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install -r requirements-plot.txt)")
 
@@ -31,9 +29,8 @@ def trained(tmp_path_factory):
     """A folder with data, a hyperbolic and a cosine training of two epochs, each tested with scores; some classes."""
     home = tmp_path_factory.mktemp("pictured")
     write_rows(home / "data", tone_rows(12))
-    names = dict.fromkeys(["Sine wave", "Chirp tone", "Music", *ClassList.read(CLASS_LABELS).names[::5]])
-    write_json(home / "classes.json", {name: i for i, name in enumerate(names)})
-    data = ("--parquet-dir", home / "data", "--cache-dir", home / "cache", "--class-labels", home / "classes.json")
+    classes = few_classes(home, slice(None, None, 5))
+    data = ("--parquet-dir", home / "data", "--cache-dir", home / "cache", "--class-labels", classes)
     for similarity, more in (("hyperbolic", ("--use-hyperbolic",)), ("cosine", ())):
         script("train_hyperbolic_clap.py", *data, "--epochs", 2, "--similarity", similarity,
                "--output-dir", home / similarity)

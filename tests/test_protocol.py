@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, script, tone_rows, write_rows
+from conftest import ROOT, TINY, few_classes, script, tone_rows, write_rows
 from test_training import AUDIO, TARGETS, TEXT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -20,9 +20,7 @@ import geometry_table  # noqa: E402
 import hierarchy_search  # noqa: E402
 import recipe_table  # noqa: E402
 
-from hyperbolic_clap.plumbing.config import CLASS_LABELS, EncoderConfig  # noqa: E402
-from hyperbolic_clap.plumbing.files import write_json  # noqa: E402
-from hyperbolic_clap.reading.labels import ClassList  # noqa: E402
+from hyperbolic_clap.plumbing.config import EncoderConfig  # noqa: E402
 from hyperbolic_clap.results.sweep import name_of  # noqa: E402
 
 
@@ -54,14 +52,12 @@ def searched(monkeypatch, tmp_path):
                "other": write_rows(tmp_path / "esc", tone_rows(10)[3:])}  # fmt: skip
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "geometry_table.py")])
     write_rows(tmp_path / "train", tone_rows(24))
-    names = dict.fromkeys(["Sine wave", "Chirp tone", "Music", *ClassList.read(CLASS_LABELS).names[:60]])
-    write_json(tmp_path / "classes.json", {name: i for i, name in enumerate(names)})
     defaults = {field.name: field.default for field in fields(EncoderConfig)}  # the tables have no --class-labels
-    defaults["class_labels"] = tmp_path / "classes.json"
+    defaults["class_labels"] = few_classes(tmp_path, slice(60))
     monkeypatch.setattr(EncoderConfig.__init__, "__defaults__", tuple(defaults.values()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = [replace(trial, epochs=2) for trial in geometry_search.trials()[:3]]
-    for module in (geometry_runs, geometry_again, geometry_search, geometry_table, hierarchy_search):
+    for module in (geometry_runs, geometry_table, hierarchy_search):
         monkeypatch.setattr(module, "RESAMPLES", 50)
     monkeypatch.setattr(geometry_search, "FINALISTS", 2)
     monkeypatch.setattr(geometry_table, "DIMS", (8, 4))

@@ -7,15 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import ROOT, flac, here, script, tone, tone_rows, write_rows
+from conftest import ROOT, few_classes, flac, here, script, tone, tone_rows, write_rows
 from safetensors.numpy import load_file
 
 import hyperbolic
 from hyperbolic_clap.metrics import classification
-from hyperbolic_clap.plumbing.config import CLASS_LABELS
-from hyperbolic_clap.plumbing.files import write_json
 from hyperbolic_clap.reading import cells
-from hyperbolic_clap.reading.labels import ClassList
 
 TRAIN, TEST = "train_hyperbolic_clap.py", "test_clap_modelscope.py"
 
@@ -51,10 +48,8 @@ def test_a_loss(tones, tmp_path, monkeypatch):
 def two_models(tmp_path_factory):
     """The same training and test by the ball's distance and by the same distance in the Lorentz model."""
     home = tmp_path_factory.mktemp("lorentz")
-    names = dict.fromkeys(["Sine wave", "Chirp tone", "Music", *ClassList.read(CLASS_LABELS).names[::8]])
-    write_json(home / "classes.json", {name: i for i, name in enumerate(names)})
     data = ("--parquet-dir", write_rows(home / "data", tone_rows(24)), "--cache-dir", home / "cache",
-            "--class-labels", home / "classes.json")  # fmt: skip
+            "--class-labels", few_classes(home, slice(None, None, 8)))  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         run_recipe("Where a similarity goes", hyperbolic, hyperbolic.SIMILARITIES, "lorentz", patch)
         for name in ("hyperbolic", "lorentz"):

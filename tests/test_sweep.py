@@ -88,8 +88,7 @@ def test_a_sweep_goes_on_with_what_is_there(home):
     home, _ = home
     runs = home / "out" / "runs"
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in runs.glob("*/*.pth")}
-    gone = {path.parent: path.stem[-1] for path in before if path.name.startswith("best_")}
-    gone = {best: folder for folder, best in gone.items()}
+    gone = {path.stem[-1]: path.parent for path in before if path.name.startswith("best_")}
     assert set(gone) == {"1", "2"}
     for folder in gone.values():
         for path in [*folder.glob("best_*.pth"), folder / "run.json"]:
